@@ -1,0 +1,86 @@
+"""What a bound says about itself: one attribute, no registry."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+from vi._check import refusal, require_count
+from vi.types import Bound
+
+Direction = Literal["lower", "none", "upper_limit", "divergence"]
+Sense = Literal["maximise", "minimise"]
+Shift = Literal["equivariant", "invariant", "none"]
+B = TypeVar("B", bound=Callable)
+
+
+class Declaration(NamedTuple):
+    """What is known of a bound; a bare function has these defaults.
+
+    Attributes:
+        direction: What the number is. ``lower``: its mean is at most log p(x) at every K. ``none``: no
+            side is known. ``upper_limit``: an upper bound only as K grows without limit.
+            ``divergence``: at least 0 in that limit, and 0 where q is the posterior.
+        sense: What to do with it, ``maximise`` or ``minimise``.
+        smooth: Whether its first derivative is Lipschitz; a maximum, a median, a clip are not.
+        min_samples: The least K at which it is defined.
+        shift: Under ``log_w + c``: ``equivariant`` moves by c, ``invariant`` stays, ``none``.
+        derivatives: ``log_w -> (F_k, F_kk)``, first derivative and diagonal of the second, each
+            ``[K, *batch]``, in O(K); None takes them by automatic differentiation in O(K^2).
+    """
+
+    direction: Direction = "lower"
+    sense: Sense = "maximise"
+    smooth: bool = True
+    min_samples: int = 1
+    shift: Shift = "equivariant"
+    derivatives: Callable[[Any], tuple[Any, Any]] | None = None
+
+
+def declare(
+    *,
+    direction: Direction = "lower",
+    sense: Sense = "maximise",
+    smooth: bool = True,
+    min_samples: int = 1,
+    shift: Shift = "equivariant",
+    derivatives: Callable[[Any], tuple[Any, Any]] | None = None,
+) -> Callable[[B], B]:
+    """Decorate a bound with what is known of it (see ``Declaration`` for each field).
+
+    Returns:
+        A decorator that sets ``bound.declaration`` and returns the same function.
+
+    Raises:
+        ValueError: A field has a value outside its vocabulary.
+
+    Examples:
+        >>> import vi
+        >>> @vi.bounds.declare(smooth=False, direction="upper_limit")
+        ... def vr_max(log_w):
+        ...     return log_w.max(0)
+        >>> vi.bounds.declaration(vr_max).smooth
+        False
+    """
+    for name, value, allowed in (
+        ("direction", direction, get_args(Direction)),
+        ("sense", sense, get_args(Sense)),
+        ("shift", shift, get_args(Shift)),
+        ("smooth", smooth, (True, False)),
+    ):
+        if value not in allowed:
+            raise refusal("declare", name, f"be one of {allowed}", repr(value), "choose one of them")
+    if derivatives is not None and not callable(derivatives):
+        remedy = "pass a function log_w -> (F_k, F_kk), or None"
+        raise refusal("declare", "derivatives", "be a function", repr(derivatives), remedy)
+    require_count("declare", "min_samples", min_samples)
+    declared = Declaration(direction, sense, smooth, min_samples, shift, derivatives)
+
+    def decorate(bound: B) -> B:
+        bound.declaration = declared  # pyright: ignore[reportFunctionMemberAccess]
+        return bound
+
+    return decorate
+
+
+def declaration(bound: Bound) -> Declaration:
+    """What ``bound`` declares, or the defaults where it declares nothing."""
+    return getattr(bound, "declaration", Declaration())

@@ -1,0 +1,38 @@
+"""The importance-weighted bound."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vi.bounds._declare import declare
+from vi.bounds._floating import at_least_float32
+
+
+def _derivatives(log_w):
+    log_w = at_least_float32("iwae", log_w)
+    some_weight = (log_w > -jnp.inf).any(0)
+    weight = jax.nn.softmax(jnp.where(some_weight, log_w, 0.0), axis=0) * some_weight
+    return weight, weight * (1 - weight)
+
+
+@declare(derivatives=_derivatives)
+def iwae(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
+    r"""The importance-weighted bound: the log of the mean weight.
+
+    .. math:: \mathcal{L}_K = \log \frac{1}{K} \sum_k w_k.
+
+    The ELBO at K = 1; its mean rises with K towards log p(x) (theorem 1), and for weights of finite
+    variance K (log p(x) - L_K) tends to half the weight's relative variance.
+
+    Args:
+        log_w: Log-weights ``[K, *batch]``.
+
+    Returns:
+        ``[*batch]`` in nats, at least float32; ``-inf`` where every weight is zero.
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), eq. 8 and theorem 1; Domke and Sheldon (2018),
+        theorem 3, for the rate.
+    """
+    log_w = at_least_float32("iwae", log_w)
+    return jax.nn.logsumexp(log_w, axis=0) - jnp.log(jnp.asarray(log_w.shape[0], log_w.dtype))
