@@ -1,0 +1,86 @@
+"""The objective: a bound with a gradient estimator, ready to be called."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array, Float
+
+from vi._check import refusal, require_count, require_key
+from vi.bounds import declaration
+from vi.gradients import _engine
+from vi.gradients._engine import Evaluation
+from vi.types import Bound, Key, LogDensity, Rule, Variational
+
+
+@dataclass(frozen=True, repr=False)
+class Objective:
+    """A bound whose gradient is taken by a rule: ``objective(key, q, log_joint, K) -> [*batch]``.
+
+    Pure: it composes with ``jit``, ``vmap``, ``grad``, ``jacfwd``, ``checkpoint`` and ``scan``. The value
+    is always the bound itself; the rule lives in the derivative. Under ``reparam`` higher derivatives
+    are those of the bound; under any other rule a second derivative differentiates the estimator, and
+    does not estimate the bound's Hessian.
+
+    Attributes:
+        rule: The gradient estimator.
+        bound: The bound.
+        chunk_size: Draws held in memory at once, or None for all K. Each chunk draws from its own
+            key, so another chunk size is another set of draws.
+    """
+
+    rule: Rule
+    bound: Bound
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        if not callable(self.bound):
+            remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
+            raise refusal(_name(self.rule), "bound", "be a function", repr(self.bound), remedy)
+        if self.chunk_size is not None:
+            require_count(_name(self.rule), "chunk_size", self.chunk_size)
+
+    def __call__(
+        self, key: Key, q: Variational, log_joint: LogDensity, num_samples: int
+    ) -> Float[Array, "*batch"]:
+        """The bound, estimated with ``num_samples`` draws from ``q``; see ``evaluate``."""
+        return self.evaluate(key, q, log_joint, num_samples).value
+
+    def evaluate(
+        self, key: Key, q: Variational, log_joint: LogDensity, num_samples: int
+    ) -> Evaluation:
+        """The bound with its log-weights and whatever else ``log_joint`` returns.
+
+        Args:
+            key: A typed PRNG key; consumed.
+            q: The approximate posterior. Rules with a path term call ``q.rsample(key, (K,))``, others
+                ``q.sample(key, (K,))``.
+            log_joint: ``z -> log p(x, z)``, ``[K, *batch]``, or ``(log_p, aux)``. Pure; entry ``k``
+                depends on ``z_k`` alone. Gradients flow to everything it closes over.
+            num_samples: K, a concrete integer.
+
+        Returns:
+            ``Evaluation(value [*batch], log_weights [K, *batch], aux)``, in nats.
+
+        Raises:
+            ValueError: Before anything is computed: a key that is not one typed key, a K below 1 or
+                below what the bound needs, a ``q`` that is not reparameterised where the rule needs
+                it, wrong shapes or dtypes, a ``log_joint`` that mutates a module.
+        """
+        name = _name(self.rule)
+        require_key(name, key)
+        num_samples = require_count(name, "num_samples", num_samples)
+        least = declaration(self.bound).min_samples
+        if num_samples < least:
+            rule = f"be at least {least} for {_name(self.bound)}"
+            remedy = "draw more samples per bound"
+            raise refusal(name, "num_samples", rule, num_samples, remedy)
+        return _engine.evaluate(
+            name, self.rule, self.bound, self.chunk_size, key, q, log_joint, num_samples
+        )
+
+    def __repr__(self) -> str:
+        chunk = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"
+        return f"{_name(self.rule)}({_name(self.bound)}{chunk})"
+
+
+def _name(function) -> str:
+    return getattr(function, "__name__", type(function).__name__).strip("_")
