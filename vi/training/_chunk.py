@@ -54,7 +54,7 @@ def last_good(
     throughout. The replay takes at most ``num_steps`` steps in all.
 
     Returns:
-        The last good state, the number of steps to it, and what is wrong after the next.
+        The last good state, the number of steps to it, and the names of what the next spoils.
     """
     good, bad = 0, num_steps
     while bad - good > 1:
@@ -65,8 +65,7 @@ def last_good(
         else:
             bad = middle
     moved, metrics, _ = advance(state, 1)
-    loss = metrics["loss"][0]
-    wrong = [] if jnp.isfinite(loss).all() else [f"loss {loss}"]
+    wrong = [] if jnp.isfinite(metrics["loss"][0]).all() else ["loss"]
     return state, good, ", ".join(wrong + not_finite(moved))
 
 

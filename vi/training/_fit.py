@@ -133,12 +133,13 @@ def fit(
                 state = moved
             else:
                 state, steps, wrong = last_good(advance, state, steps)
-                stopped = f"stopped before step {at + steps}, which gives {wrong}"
+                stopped = f"stopped at step {at + steps}: the next has non-finite {wrong}"
                 eval_at = end = at + steps
             at += steps
             history.append(jax.tree.map(lambda m, n=steps: np.asarray(m)[:n], metrics))
             bar.advance(steps, history[-1]["loss"])
-            if evaluate is not None and at == eval_at:
+            evaluated = bool(evaluations) and evaluations[-1]["step"] == at
+            if evaluate is not None and at == eval_at and not evaluated:
                 evaluations.append(_evaluation(evaluate, key, state))
             if chunk_steps is None:
                 length = int(np.clip(steps * _CHUNK_SECONDS / seconds, 1, capacity))

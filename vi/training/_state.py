@@ -58,8 +58,8 @@ def init(params: Any, optimizer: optax.GradientTransformation, *, extra: PyTree 
         The state at step 0.
 
     Raises:
-        ValueError: Nothing to train, a leaf that is not a floating array, or a bare array beside a
-            module.
+        ValueError: Nothing to train, a leaf that is not a floating array, a bare array beside a
+            module, or a module whose structure cannot be hashed.
 
     Examples:
         >>> import jax.numpy as jnp, optax, vi
@@ -70,6 +70,7 @@ def init(params: Any, optimizer: optax.GradientTransformation, *, extra: PyTree 
     graphdef = variables = None
     if _holds_module(params):
         graphdef, trained, rest = nnx.split(params, nnx.Param, ...)
+        _require_hashable(graphdef)
         params, variables = nnx.to_pure_dict(trained), _copied(nnx.to_pure_dict(rest))
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
@@ -120,6 +121,15 @@ def _holds_module(params) -> bool:
         remedy = "put the array in a module, as an nnx.Param"
         raise refusal("init", "params", "be all modules or all arrays", f"array {bare[0]}", remedy)
     return len(bare) < len(leaves)
+
+
+def _require_hashable(graphdef) -> None:
+    try:
+        hash(graphdef)
+    except TypeError as error:
+        # NNX takes a bare array for structure when the module is made under jit or vmap.
+        remedy = "hold every array of a module in an nnx.Variable"
+        raise refusal("init", "params", "have a hashable structure", error, remedy) from None
 
 
 def _copied(tree):

@@ -159,7 +159,7 @@ def _carried_variables(where, state, model):
     variables = variables_of(model)
     changed = _named_leaves(variables).keys() ^ _named_leaves(state.variables).keys()
     if changed:
-        remedy = "create them before vi.training.init, and nnx.pop what is sown"
+        remedy = "create them before vi.training.init, or nnx.pop them inside the loss"
         got = ", ".join(sorted(changed))
         raise refusal(where, "loss", "neither add nor remove module variables", got, remedy)
     return variables
