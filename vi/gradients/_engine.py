@@ -32,21 +32,19 @@ class Evaluation(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Chunks of one size: what each computes, as functions of ``Operands``."""
+    """Chunks ``first, ..., first + count - 1``, all of one size: what each of them computes."""
 
+    first: int
+    count: int
     size: int
     draw: Hoisted
     log_p: Hoisted
     log_q: Hoisted
 
-
-class _Operands(NamedTuple):
-    """All that a part depends on, so that ``custom_jvp`` sees every tangent: one key per chunk."""
-
-    keys: Any
-    draw: list[Any]
-    log_p: list[Any]
-    log_q: list[Any]
+    @property
+    def operands(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """All that the part depends on, so that ``custom_jvp`` sees every tangent."""
+        return self.draw.consts, self.log_p.consts, self.log_q.consts
 
 
 def evaluate(
@@ -62,38 +60,44 @@ def evaluate(
     """The bound of ``num_samples`` draws, differentiated by ``rule``."""
     used = _structure(name, rule, bound, num_samples)
     draw = _sampler(name, q, used)
-    chunks = _chunk_sizes(num_samples, chunk_size)
-    keys = [key[None]] if len(chunks) == 1 else _split(key, chunks)
-    parts, operands = [], []
-    for size, part_keys in zip(sorted(set(chunks), reverse=True), keys, strict=True):
-        part = _trace(name, size, key, draw, q.log_prob, log_joint)
-        parts.append(part)
-        consts = (part.draw.consts, part.log_p.consts, part.log_q.consts)
-        operands.append(_Operands(part_keys, *consts))
+    size = num_samples if chunk_size is None else min(chunk_size, num_samples)
+    full, rest = divmod(num_samples, size)
+    parts = [_trace(name, 0, full, size, key, draw, q.log_prob, log_joint)]
+    if rest:
+        parts.append(_trace(name, full, 1, rest, key, draw, q.log_prob, log_joint))
+    whole = full == 1 and not rest
+    chunk_key = (lambda key, _: key) if whole else jax.random.fold_in
     _require_reduction(name, bound, parts[0], num_samples)
 
     @jax.custom_jvp
-    def value_of(operands: list[_Operands]) -> Evaluation:
-        log_w, aux = _weigh_all(name, parts, operands)
+    def value_of(key, operands) -> Evaluation:
+        log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(key, i), operands)
         return Evaluation(bound(log_w), log_w, aux)
 
     def value_and_tangent(primals, tangents):
-        (operands,), (directions,) = primals, tangents
-        if len(chunks) == 1:
-            key = operands[0].keys[0]
-            log_w, aux, push = _linearised(name, used, parts[0], operands[0], directions[0], key)
-            out = Evaluation(bound(log_w), log_w, aux)
+        key, operands = primals
+        if whole:
+            chunk = _linearised(name, used, parts[0], key, operands[0], tangents[1][0])
+            log_w, aux, push = chunk
             tangent = push(rule(bound, log_w))
         else:
-            log_w, aux = _weigh_all(name, parts, operands)
-            out = Evaluation(bound(log_w), log_w, aux)
-            coefficients = rule(bound, log_w)
-            tangent = _push_all(name, used, parts, operands, directions, coefficients)
+            log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(key, i), operands)
+            again = jax.random.clone(key)
+            tangent = _push_all(
+                lambda part, index, operand, direction: _linearised(
+                    name, used, part, chunk_key(again, index), operand, direction
+                )[2],
+                parts,
+                operands,
+                tangents[1],
+                rule(bound, log_w),
+            )
+        value = bound(log_w)
         zero = jax.tree.map(zero_from_primal, (log_w, aux))
-        return out, Evaluation(tangent.astype(out.value.dtype), *zero)
+        return Evaluation(value, log_w, aux), Evaluation(tangent.astype(value.dtype), *zero)
 
     value_of.defjvp(value_and_tangent, symbolic_zeros=True)
-    return value_of(operands)
+    return value_of(key, [part.operands for part in parts])
 
 
 def _structure(name: str, rule: Rule, bound: Bound, num_samples: int) -> Coefficients:
@@ -119,20 +123,7 @@ def _sampler(name: str, q: Variational, used: Coefficients) -> Callable[..., Lat
     return rsample
 
 
-def _chunk_sizes(num_samples: int, chunk_size: int | None) -> list[int]:
-    size = num_samples if chunk_size is None else min(chunk_size, num_samples)
-    rest = num_samples % size
-    return [size] * (num_samples // size) + [rest] * (rest > 0)
-
-
-def _split(key: Key, chunks: list[int]) -> list[Any]:
-    """One key per chunk, the chunks of one size together."""
-    keys = jax.random.split(key, len(chunks))
-    full = chunks.count(chunks[0])
-    return [keys[:full]] if full == len(chunks) else [keys[:full], keys[full:]]
-
-
-def _trace(name, size, key, draw, log_q, log_joint) -> _Part:
+def _trace(name, first, count, size, key, draw, log_q, log_joint) -> _Part:
     def joint_and_aux(z):
         out = log_joint(z)
         return out if isinstance(out, tuple) else (out, None)
@@ -144,7 +135,7 @@ def _trace(name, size, key, draw, log_q, log_joint) -> _Part:
     _require_leading(name, "q", "draws", sample.out, size)
     _require_leading(name, "log_joint", "aux", log_p.out[1], size)
     jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
-    return _Part(size, sample, log_p, scored)
+    return _Part(first, count, size, sample, log_p, scored)
 
 
 def _require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
@@ -166,21 +157,21 @@ def _require_reduction(name: str, bound: Bound, part: _Part, num_samples: int) -
         raise refusal(name, "bound", "map [K, *batch] to [*batch]", got, remedy)
 
 
-def _weigh_all(name: str, parts: list[_Part], operands: list[_Operands]):
+def _weigh_all(name: str, parts: list[_Part], chunk_key, operands):
     """Log-weights ``[K, *batch]`` and aux of all chunks, one chunk in memory at a time."""
     weighed = []
-    for part, operand in zip(parts, operands, strict=True):
+    for part, (draw, log_p, log_q) in zip(parts, operands, strict=True):
 
-        def weigh(key, part=part, operand=operand):
-            z = part.draw.call(operand.draw, key)
-            log_p, aux = part.log_p.call(operand.log_p, z)
-            log_q, _ = part.log_q.call(operand.log_q, z)
-            return log_ratio(name, part.size, log_p, log_q), aux
+        def weigh(index, part=part, draw=draw, log_p=log_p, log_q=log_q):
+            z = part.draw.call(draw, chunk_key(index))
+            p, aux = part.log_p.call(log_p, z)
+            q, _ = part.log_q.call(log_q, z)
+            return log_ratio(name, part.size, p, q), aux
 
-        if operand.keys.shape[0] == 1:
-            weighed.append(weigh(operand.keys[0]))
+        if part.count == 1:
+            weighed.append(weigh(part.first))
         else:
-            stacked = jax.lax.map(weigh, operand.keys)
+            stacked = jax.lax.map(weigh, part.first + jnp.arange(part.count))
             weighed.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
     return weighed[0] if len(weighed) == 1 else jax.tree.map(_concatenate, *weighed)
 
@@ -189,19 +180,19 @@ def _concatenate(*arrays):
     return jnp.concatenate(arrays)
 
 
-def _linearised(name, used: Coefficients, part: _Part, operand, direction, key):
+def _linearised(name: str, used: Coefficients, part: _Part, key: Key, operand, direction):
     """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
+    (draw, log_p, log_q), (d_draw, d_log_p, d_log_q) = operand, direction
     if used.path is None:
-        z, z_tangents = part.draw.call(operand.draw, key), None
+        z, d_z = part.draw.call(draw, key), None
     else:
-        params = moving(operand.draw, direction.draw)
-        z, tangents = jax.jvp(
+        params = moving(draw, d_draw)
+        z, d_z = jax.jvp(
             lambda at: part.draw.call(params.insert(at), key), (params.at,), (params.tangents,)
         )
-        z_tangents = jax.tree.leaves(tangents) if params.at else None
-    held_q = None if used.score is None else direction.log_q
-    p = linearise(name, part.log_p, operand.log_p, direction.log_p, z, z_tangents)
-    q = linearise(name, part.log_q, operand.log_q, held_q, z, z_tangents)
+        d_z = jax.tree.leaves(d_z) if params.at else None
+    p = linearise(name, part.log_p, log_p, d_log_p, z, d_z)
+    q = linearise(name, part.log_q, log_q, None if used.score is None else d_log_q, z, d_z)
 
     def push(c: Coefficients):
         minus_path = None if c.path is None else -c.path
@@ -210,29 +201,27 @@ def _linearised(name, used: Coefficients, part: _Part, operand, direction, key):
     return log_ratio(name, part.size, p.value, q.value), p.aux, push
 
 
-def _push_all(name, used, parts, operands, directions, coefficients: Coefficients):
+def _push_all(push_of, parts: list[_Part], operands, directions, coefficients: Coefficients):
     """The second pass: redraw each chunk from its own key and contract, rematerialised."""
     total, start = 0.0, 0
     for part, operand, direction in zip(parts, operands, directions, strict=True):
-        count = operand.keys.shape[0]
-        stop = start + count * part.size
-        mine = jax.tree.map(
-            lambda c, n=count, size=part.size, lo=start, hi=stop: (
-                c[lo:hi].reshape(n, size, *c.shape[1:])
-            ),
-            coefficients,
-        )
-        keys = jax.random.clone(operand.keys)
 
         @jax.checkpoint
-        def push(key, c, part=part, operand=operand, direction=direction):
-            return _linearised(name, used, part, operand, direction, key)[2](c)
+        def push(index, c, part=part, operand=operand, direction=direction):
+            return push_of(part, index, operand, direction)(c)
 
         def step(acc, chunk, push=push):
             return acc + push(*chunk), None
 
-        batch = coefficients.theta.shape[1:]
-        zero = jnp.zeros(batch, coefficients.theta.dtype)
-        total = total + jax.lax.scan(step, zero, (keys, mine))[0]
+        stop = start + part.size * part.count
+        mine = jax.tree.map(
+            lambda c, part=part, lo=start, hi=stop: c[lo:hi].reshape(
+                part.count, part.size, *c.shape[1:]
+            ),
+            coefficients,
+        )
+        zero = jnp.zeros_like(coefficients.theta[0])
+        indices = part.first + jnp.arange(part.count)
+        total = total + jax.lax.scan(step, zero, (indices, mine))[0]
         start = stop
     return total

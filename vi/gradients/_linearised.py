@@ -36,9 +36,7 @@ def moving(values: Sequence[Any], tangents: Sequence[Any] | None) -> Moving:
 
 def _is_moving(tangent) -> bool:
     return not (
-        tangent is None
-        or isinstance(tangent, SymbolicZero)
-        or tangent.dtype == jax.dtypes.float0
+        tangent is None or isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
     )
 
 

@@ -1,0 +1,13 @@
+"""What every test runs under: reused keys are errors, and float64 where a test asks for it."""
+
+import jax
+import pytest
+
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def x64():
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield
