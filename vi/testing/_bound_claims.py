@@ -1,0 +1,143 @@
+"""What a bound declares of itself, put to the test.
+
+Each check takes a bound and its declaration and returns (passed, detail); passed is None where the
+declaration claims nothing. They run in the ambient precision, which ``check_bound`` sets to float64
+where the bound accepts it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from vi.bounds import generic_derivatives
+from vi.testing._bound_contract import close, draw, num_samples
+
+_NUM_STANDARD_ERRORS = 5
+
+
+def one_sample(bound, declared):
+    """With one sample every bound on log p(x) is the ELBO's one draw."""
+    if declared.direction == "divergence" or declared.shift != "equivariant":
+        return None, "not a bound that moves with log p(x)"
+    if declared.min_samples > 1:
+        return None, f"needs {declared.min_samples} samples"
+    log_w = draw((1, 7), scale=3.0, dtype=float)
+    return close(bound(log_w), log_w[0], "the value at K = 1 and log w")
+
+
+def posterior(bound, declared):
+    """Where q is the posterior every weight is p(x): a bound is tight, a divergence is 0."""
+    K = num_samples(declared)
+    if declared.direction == "divergence":
+        # Only an invariant divergence ignores the normaliser of p(x, z); any is 0 at weights of 1.
+        log_evidence = jnp.array([-2.0, 0.0, 3.0] if declared.shift == "invariant" else [0.0])
+        value = bound(jnp.tile(log_evidence, (K, 1)))
+        return close(value, jnp.zeros_like(value), "the value at equal weights and 0")
+    if declared.shift != "equivariant":
+        return None, f'shift="{declared.shift}"'
+    log_evidence = jnp.array([-2.0, 0.0, 3.0])
+    value = bound(jnp.tile(log_evidence, (K, 1)))
+    return close(value, log_evidence, "the value at equal weights and log w")
+
+
+def shift(bound, declared):
+    """Large shifts also find what overflows: exp(1e4) is infinite in any precision."""
+    if declared.shift == "none":
+        return None, 'shift="none"'
+    log_w = draw((num_samples(declared), 1), dtype=float)
+    offset = jnp.array([-1e4, -1.0, 1.0, 1e4])
+    expected = bound(log_w) + (offset if declared.shift == "equivariant" else jnp.zeros(4))
+    return close(bound(log_w + offset), expected, f"shifted and {declared.shift} values")
+
+
+def direction(bound, declared):
+    """The mean over replicates of weights that are log-normal with E w = 1, so that log p(x) = 0.
+
+    log w = s eps - s^2 / 2 is Gaussian: every moment of the weights exists, and of what grows no
+    faster than a power of them; modest s keeps the sample variance near the true one.
+    """
+    if declared.direction == "none":
+        return None, 'direction="none"'
+    if declared.direction == "lower":
+        spread, sizes, side = jnp.array([0.5, 1.0, 2.0]), (declared.min_samples, 8, 64), -1
+    else:  # a claim about large K alone
+        spread, sizes, side = jnp.array([0.5]), (512,), 1
+    num_replicates, worst = 2048, (jnp.inf, "")
+    for K in sorted({max(K, declared.min_samples) for K in sizes}):
+        noise = draw((num_replicates, spread.size, K), dtype=float)
+        log_w = spread[:, None] * noise - 0.5 * spread[:, None] ** 2
+        # Block by block: a bound may need K times the memory of its log-weights, or more.
+        values = jax.lax.map(jax.vmap(bound), log_w, batch_size=64)
+        mean = values.mean(0)
+        stderr = values.std(0, ddof=1) / num_replicates**0.5
+        margin = side * mean + _NUM_STANDARD_ERRORS * stderr
+        least = jnp.where(jnp.isnan(margin), -jnp.inf, margin).argmin()
+        figure = f"mean {mean[least]:.4f} +- {stderr[least]:.4f} at K = {K}, s = {spread[least]}"
+        worst = min(worst, (float(margin[least]), figure))
+    relation = "at most" if side == -1 else "at least"
+    return worst[0] >= 0, f"{worst[1]}; {declared.direction}: {relation} log p(x) = 0"
+
+
+def smooth(bound, declared):
+    """The integral of F_kk along a segment in log w_k is the change of F_k, unless F_k jumps.
+
+    Each segment takes one log-weight from below all others to above them, and is checked all along.
+    A maximum, a median, a clip, an absolute value have an F_k that jumps on the way: F_kk does not
+    see it.
+    """
+    if not declared.smooth:
+        return None, "smooth=False"
+    K, num_steps = num_samples(declared), 4096
+    moved = jnp.tile(jnp.arange(K), 2)
+    spread = jnp.repeat(jnp.array([1.0, 10.0]), K)  # [K segments near, K far apart]
+    nodes = 3 * spread[:, None] * jnp.linspace(-1, 1, num_steps + 1)
+    others = spread * draw((K, spread.size), dtype=float)
+    is_moved = (jnp.arange(K)[:, None] == moved)[..., None]
+    log_w = jnp.where(is_moved, nodes, others[..., None])
+
+    first, second = jax.jit(lambda log_w: generic_derivatives(bound, log_w))(log_w)
+    first = jnp.where(is_moved, first, 0).sum(0)
+    second = jnp.where(is_moved, second, 0).sum(0)
+    step = nodes[:, 1:2] - nodes[:, :1]
+    integral = _running_simpson(second, step)[:, 1::2]
+    gap = jnp.abs(first[:, 4::4] - first[:, :1] - integral).max(-1)
+    # Simpson's error, by its own convergence; up to K jumps of F_kk (F_k may be Lipschitz all the
+    # same), each of which costs at most a step times its height; and one rounding a node.
+    convergence = jnp.abs(integral - _running_simpson(second[:, ::2], 2 * step)).max(-1)
+    jumps = K * (step * jnp.abs(jnp.diff(second))).max(-1)
+    size = jnp.abs(first).max(-1) + (step * jnp.abs(second)).sum(-1)
+    precision = jnp.finfo(jnp.result_type(bound(others))).eps
+    tolerance = convergence + jumps + num_steps * precision * size
+    worst = jnp.where(jnp.isnan(gap), jnp.inf, gap - tolerance).argmax()
+    what = f"integral of F_kk and change of F_k differ by {gap[worst]:.0e}"
+    return bool((gap <= tolerance).all()), f"{what}, allowed {tolerance[worst]:.0e}"
+
+
+def declared_derivatives(bound, declared):
+    if declared.derivatives is None:
+        return None, "none declared"
+    K = num_samples(declared)
+    log_w = draw((K, 8), dtype=float) * jnp.repeat(jnp.array([1.0, 10.0]), 4)
+    generic = jax.jit(lambda log_w: generic_derivatives(bound, log_w))(log_w)
+    pairs = zip(declared.derivatives(log_w), generic, strict=True)
+    for name, (one, other) in zip(("F_k", "F_kk"), pairs, strict=True):
+        agree, detail = close(one, other, f"declared and automatic {name}")
+        if not agree:
+            return False, detail
+    return True, "declared and automatic F_k and F_kk agree"
+
+
+def accepts_float64(bound, declared) -> bool:
+    """Whether the bound computes at all in float64: one written for float32 alone may not."""
+    try:
+        with jax.enable_x64(True):
+            log_w = draw((num_samples(declared), 1), dtype=float)
+            jax.eval_shape(lambda log_w: generic_derivatives(bound, log_w), log_w)
+    except Exception:
+        return False
+    return True
+
+
+def _running_simpson(values, step):
+    """The integral from the first node to every second one, ``[S, num_steps / 2]``."""
+    panels = values[:, :-2:2] + 4 * values[:, 1::2] + values[:, 2::2]
+    return jnp.cumsum(panels, -1) * step / 3
