@@ -11,7 +11,6 @@ from vi.types import Bound
 
 _CONTRACT = {
     "dtype": contract.dtype,
-    "jit": contract.jit,
     "batch": contract.batch,
     "permutation": contract.permutation,
     "min_samples": contract.min_samples,
@@ -63,12 +62,14 @@ def check_bound(bound: Bound) -> BoundReport:
     declared = declaration(bound)
     checks = [_run("shape", contract.shape, bound, declared)]
     if not checks[0].passed:
-        names = [*_CONTRACT, *_CLAIMS]
+        names = ["jit", *_CONTRACT, *_CLAIMS]
         checks += [Check(name, None, "needs the right shape") for name in names]
         return BoundReport(_name(bound), tuple(checks))
-    checks += [_run(name, check, bound, declared) for name, check in _CONTRACT.items()]
-    with jax.enable_x64(claims.accepts_float64(bound, declared)):
-        checks += [_run(name, check, bound, declared) for name, check in _CLAIMS.items()]
+    checks.append(_run("jit", contract.jit, bound, declared))
+    compiled = jax.jit(bound)  # keeps the declaration, and the checks short
+    checks += [_run(name, check, compiled, declared) for name, check in _CONTRACT.items()]
+    with jax.enable_x64(claims.accepts_float64(compiled, declared)):
+        checks += [_run(name, check, compiled, declared) for name, check in _CLAIMS.items()]
     return BoundReport(_name(bound), tuple(checks))
 
 
