@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from vi.training._run import minibatch_loop
+from vi.training._run import Carry, on_minibatches
 from vi.training._state import State
 from vi.training._step import Step
 from vi.types import Key
@@ -18,55 +19,55 @@ from vi.types import Key
 def chunk(
     key: Key,
     step: Step,
-    data: PyTree[Array],
-    state: State,
+    data: PyTree[Array | np.ndarray],
+    carry: Carry,
     num_steps: Int[Array, ""],
     *,
     batch_size: int,
     capacity: int,
-) -> tuple[State, dict[str, Array], Bool[Array, ""]]:
+) -> tuple[Carry, dict[str, Array], Bool[Array, ""]]:
     """``run``, with ``num_steps`` an argument of the program: every length shares one compilation.
 
     Returns:
-        The state, metrics ``[capacity, ...]`` of which ``num_steps`` are written, and whether the
+        The carry, metrics ``[capacity, ...]`` of which ``num_steps`` are written, and whether the
         losses and the final parameters are all finite.
     """
-    body, carry = minibatch_loop(key, step, state, data, batch_size)
-    _, metrics = jax.eval_shape(body, carry, 0)
+    body = on_minibatches(key, step, data, batch_size)
+    _, metrics = jax.eval_shape(body, carry)
     history = jax.tree.map(lambda m: jnp.zeros((capacity, *m.shape), m.dtype), metrics)
 
     def record(i, loop):
         carry, history = loop
-        carry, metrics = body(carry, i)
+        carry, metrics = body(carry)
         return carry, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
-    (state, _), history = lax.fori_loop(0, num_steps, record, (carry, history))
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((history["loss"], state.params))]
-    return state, history, jnp.stack(finite).all()
+    carry, history = lax.fori_loop(0, num_steps, record, (carry, history))
+    tested = jax.tree.leaves((history["loss"], carry.state.params))
+    return carry, history, jnp.stack([jnp.isfinite(leaf).all() for leaf in tested]).all()
 
 
 def last_good(
-    advance: Callable[[State, int], tuple], state: State, num_steps: int
-) -> tuple[State, int, str]:
-    """Where ``num_steps`` from ``state``, known to fail, first fail: found by halving.
+    advance: Callable[[Carry, int], tuple], carry: Carry, num_steps: int
+) -> tuple[Carry, int, str]:
+    """Where ``num_steps`` from ``carry``, known to fail, first fail: found by halving.
 
     What is not finite stays so, so a stretch whose losses and last parameters are finite is good
     throughout. The replay takes at most ``num_steps`` steps in all.
 
     Returns:
-        The last good state, the number of steps to it, and the names of what the next spoils.
+        The last good carry, the number of steps to it, and the names of what the next spoils.
     """
     good, bad = 0, num_steps
     while bad - good > 1:
         middle = (good + bad) // 2
-        moved, _, finite = advance(state, middle - good)
+        moved, _, finite = advance(carry, middle - good)
         if finite:
-            state, good = moved, middle
+            carry, good = moved, middle
         else:
             bad = middle
-    moved, metrics, _ = advance(state, 1)
+    moved, metrics, _ = advance(carry, 1)
     wrong = [] if jnp.isfinite(metrics["loss"][0]).all() else ["loss"]
-    return state, good, ", ".join(wrong + not_finite(moved))
+    return carry, good, ", ".join(wrong + not_finite(moved.state))
 
 
 def not_finite(state: State) -> list[str]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from vi._check import refusal, require_count
 from vi.training._chunk import chunk, last_good, not_finite
 from vi.training._progress import Bar
-from vi.training._run import require_run
+from vi.training._run import begin, require_run
 from vi.training._state import State
 from vi.training._step import Step
 from vi.types import Key
@@ -47,7 +47,7 @@ def fit(
     key: Key,
     step: Step,
     state: State,
-    data: PyTree[Array],
+    data: PyTree[Array | np.ndarray],
     *,
     num_steps: int,
     batch_size: int,
@@ -118,8 +118,8 @@ def fit(
     at = int(state.step)
     end = at + num_steps
     with Bar(progress, num_steps) as bar:
-        # A chunk of no steps: its seconds are those of compilation, its state a copy to go on from.
-        (state, _, finite), compile_seconds = _timed(advance, state, 0)
+        # A chunk of no steps: its seconds are those of compilation, its carry a copy to go on from.
+        (carry, _, finite), compile_seconds = _timed(advance, begin(state, data), 0)
         if not finite:
             got, remedy = ", ".join(not_finite(state)), "keep constants that are not in extra"
             raise refusal("fit", "state", "have finite params", got, remedy)
@@ -127,26 +127,26 @@ def fit(
         while at < end:
             eval_at = end if eval_every is None else min(end, at - at % eval_every + eval_every)
             steps = min(length, eval_at - at)
-            (moved, metrics, finite), seconds = _timed(advance, state, steps)
+            (moved, metrics, finite), seconds = _timed(advance, carry, steps)
             run_seconds += seconds
             if finite:
-                state = moved
+                carry = moved
             else:
-                state, steps, wrong = last_good(advance, state, steps)
+                carry, steps, wrong = last_good(advance, carry, steps)
                 stopped = f"stopped at step {at + steps}: the next has non-finite {wrong}"
                 eval_at = end = at + steps
             at += steps
-            history.append(jax.tree.map(lambda m, n=steps: np.asarray(m)[:n], metrics))
+            history.append(jax.tree.map(lambda m, n=steps: np.asarray(m)[:n].copy(), metrics))
             bar.advance(steps, history[-1]["loss"])
             evaluated = bool(evaluations) and evaluations[-1]["step"] == at
             if evaluate is not None and at == eval_at and not evaluated:
-                evaluations.append(_evaluation(evaluate, key, state))
+                evaluations.append(_evaluation(evaluate, key, carry.state))
             if chunk_steps is None:
                 length = int(np.clip(steps * _CHUNK_SECONDS / seconds, 1, capacity))
     if stopped:
         warnings.warn(stopped, RuntimeWarning, stacklevel=2)
     return FitResult(
-        state=state,
+        state=carry.state,
         history=jax.tree.map(lambda *m: np.concatenate(m), *history),
         evaluations=jax.tree.map(lambda *e: np.stack(e), *evaluations) if evaluations else {},
         stopped=stopped or f"ran all {num_steps} steps",
@@ -155,9 +155,9 @@ def fit(
     )
 
 
-def _timed(advance, state, num_steps):
+def _timed(advance, carry, num_steps):
     begun = time.perf_counter()
-    result = jax.block_until_ready(advance(state, num_steps))
+    result = jax.block_until_ready(advance(carry, num_steps))
     return result, time.perf_counter() - begun
 
 

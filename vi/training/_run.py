@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from vi._check import refusal, require_count, require_key
 from vi.training._data import data_size, require_data
@@ -17,7 +19,13 @@ from vi.types import Key
 
 
 def run(
-    key: Key, step: Step, state: State, data: PyTree[Array], *, num_steps: int, batch_size: int
+    key: Key,
+    step: Step,
+    state: State,
+    data: PyTree[Array | np.ndarray],
+    *,
+    num_steps: int,
+    batch_size: int,
 ) -> tuple[State, dict[str, Array]]:
     """Take ``num_steps`` steps on random minibatches: pure, one ``lax.scan``.
 
@@ -59,9 +67,9 @@ def run(
     num_steps = require_count("run", "num_steps", num_steps)
     batch_size = require_count("run", "batch_size", batch_size)
     require_run("run", key, state, data, batch_size)
-    body, carry = minibatch_loop(key, step, state, data, batch_size)
-    (state, _), history = lax.scan(body, carry, jnp.arange(num_steps))
-    return state, history
+    body = on_minibatches(key, step, data, batch_size)
+    end, history = lax.scan(lambda carry, _: body(carry), begin(state, data), length=num_steps)
+    return end.state, history
 
 
 def require_run(where: str, key, state, data, batch_size: int) -> None:
@@ -71,21 +79,34 @@ def require_run(where: str, key, state, data, batch_size: int) -> None:
     require_data(where, data, batch_size)
 
 
-def minibatch_loop(
-    key: Key, step: Step, state: State, data: PyTree[Array], batch_size: int
-) -> tuple[Callable, tuple[State, Array]]:
-    """``body(carry, i) -> (carry, metrics)`` and its first carry, for a loop from ``i = 0``."""
+class Carry(NamedTuple):
+    """What the loop over steps carries: the state, and the order of the data in ``epoch``."""
+
+    state: State
+    order: Int[Array, "N"]
+    epoch: Int[Array, ""]
+
+
+def begin(state: State, data: PyTree[Array | np.ndarray]) -> Carry:
+    """The carry of a loop that has yet to draw an order."""
+    return Carry(state, jnp.arange(data_size(data)), jnp.int32(-1))
+
+
+def on_minibatches(
+    key: Key, step: Step, data: PyTree[Array | np.ndarray], batch_size: int
+) -> Callable[[Carry], tuple[Carry, dict[str, Array]]]:
+    """One step of the loop, on the minibatch that is next."""
     data = jax.tree.map(jnp.asarray, data)
     size = data_size(data)
     order_key, noise_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
-    def body(carry, i):
-        state, order = carry
+    def body(carry):
+        state = carry.state
         epoch, position = jnp.divmod(state.step, size // batch_size)
         order = lax.cond(
-            _any_of_batch((i == 0) | (position == 0)),
+            _any_of_batch(epoch != carry.epoch),
             lambda: jax.random.permutation(jax.random.fold_in(order_key, epoch), size),
-            lambda: order,
+            lambda: carry.order,
         )
         rows = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
@@ -94,9 +115,9 @@ def minibatch_loop(
             got = f"names {list(metrics)}"
             raise refusal("step", "metrics", "contain loss", got, "return {'loss': value, ...}")
         # The count is the place in the data: a step of the user's own that forgets it stays put.
-        return (replace(moved, step=state.step + 1), order), metrics
+        return Carry(replace(moved, step=state.step + 1), order, epoch), metrics
 
-    return body, (state, jnp.arange(size))
+    return body
 
 
 @custom_vmap

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from vi._check import refusal
 
@@ -18,7 +18,7 @@ class State:
     """The state of one training run: a pytree, made by ``init`` and moved on by a ``Step``.
 
     Attributes:
-        params: What the optimiser trains; for an NNX module the nested dict of its ``nnx.Param``.
+        params: What the optimiser trains; of an NNX module its ``nnx.Param``, as a nested dict.
         opt_state: The optimiser's state.
         step: Steps taken so far, an int32 scalar. It alone decides the place in the data.
         extra: What does not train and is the user's to carry, e.g. a moving average.
@@ -26,11 +26,12 @@ class State:
         graphdef: The NNX module's structure, static, or None for a plain pytree.
     """
 
-    params: PyTree[Array]
-    opt_state: PyTree[Array]
-    step: Int[Array, ""]
-    extra: PyTree[Array] = None
-    variables: PyTree[Array] = None
+    # Any, for JAX also builds this class of axes, shapes and placeholders.
+    params: Any
+    opt_state: Any
+    step: Any
+    extra: Any = None
+    variables: Any = None
     graphdef: Any = field(default=None, metadata={"static": True})
 
     @property
