@@ -1,0 +1,1 @@
+"""Experiments: short compositions of ``vi``'s parts, each a module to run."""

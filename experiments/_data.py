@@ -1,0 +1,44 @@
+"""Images to train on and a test set that never changes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+TEST_SIZE = 360
+TEST_BITS_SEED = 0
+
+
+class Images(NamedTuple):
+    """Grey images with values in 0..1, flattened, and their classes."""
+
+    name: str
+    train: np.ndarray  # [N, pixels]
+    test: np.ndarray  # [M, pixels]
+    test_labels: np.ndarray  # [M]
+    side: int
+
+
+def load_digits() -> Images:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8: a fixed stratified split, 360 held out."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    grey = (digits.data / 16).astype(np.float32)
+    train, test, _, labels = train_test_split(
+        grey, digits.target, test_size=TEST_SIZE, stratify=digits.target, random_state=0
+    )
+    return Images("digits", train, test, labels, 8)
+
+
+def binarise(key: Array, grey: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Bits with the grey values as probabilities: fresh at each call, by the key."""
+    return jax.random.bernoulli(key, grey).astype(jnp.float32)
+
+
+def fixed_test(images: Images) -> Float[Array, "M pixels"]:
+    """The test set, binarised once: the same bits in every run, whatever its seed."""
+    return binarise(jax.random.key(TEST_BITS_SEED), jnp.asarray(images.test))
