@@ -1,1 +1,1 @@
-"""Timings that a person can repeat: each is a module with ``--help`` and writes its figures as JSON."""
+"""Timings that a person can repeat: modules with ``--help`` that write their figures as JSON."""

@@ -31,8 +31,8 @@ def paired(
 ) -> Paired:
     """Time both sides in interleaved pairs, the order swapped at every other pair.
 
-    The interval is that of the median: order statistics of the pairs' ratios at the ranks that cover
-    it with 95 % probability, whatever their distribution.
+    The interval is that of the median: order statistics of the pairs' ratios at the ranks that
+    cover it with 95 % probability, whatever their distribution.
     """
     for side in (ours, theirs):
         jax.block_until_ready(side())

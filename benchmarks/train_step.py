@@ -1,8 +1,8 @@
 """A compiled ``dreg(iwae)`` training step against a hand-written fused JAX step of the same model.
 
-The model is the IWAE paper's: 784-200-200-50 with tanh, Bernoulli pixels, batch 100. The hand-written
-side is one forward and one backward pass with DReG's weights derived on paper. Both sides draw the
-same noise and must return the same loss and gradient before anything is timed.
+The model is the IWAE paper's: 784-200-200-50 with tanh, Bernoulli pixels, batch 100. The
+hand-written side is one forward and one backward pass with DReG's weights derived on paper. Both
+sides draw the same noise and must return the same loss and gradient before anything is timed.
 
     python -m benchmarks.train_step --help
 """

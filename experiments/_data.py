@@ -26,12 +26,11 @@ def load_digits() -> Images:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    grey = (digits.data / 16).astype(np.float32)
-    train, test, _, labels = train_test_split(
-        grey, digits.target, test_size=TEST_SIZE, stratify=digits.target, random_state=0
-    )
-    return Images("digits", train, test, labels, 8)
+    pixels, classes = map(np.asarray, load_digits(return_X_y=True))
+    grey = (pixels / 16).astype(np.float32)
+    split = train_test_split(grey, classes, test_size=TEST_SIZE, stratify=classes, random_state=0)
+    train, test, _, test_labels = map(np.asarray, split)
+    return Images("digits", train, test, test_labels, 8)
 
 
 def binarise(key: Array, grey: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -84,7 +84,7 @@ def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Mean difference per datum and its standard error: data are matched, so their spread cancels."""
+    """Mean difference per datum and its standard error: matched data, so their spread cancels."""
     return mean_and_stderr(ours - theirs)
 
 
@@ -99,7 +99,7 @@ def generate(key: Array, model: VAE, num_images: int) -> Any:
 
 
 def interpolate(model: VAE, start: Array, end: Array, num_images: int) -> Any:
-    """Mean pixels along the straight line between two posterior means, ``[num_images, M, pixels]``."""
+    """Mean pixels on the line between posterior means, ``[num_images, M, pixels]``."""
     ends = posterior(model, start).mean, posterior(model, end).mean
     weight = jnp.linspace(0.0, 1.0, num_images)[:, None, None]
     return jax.nn.sigmoid(model.decoder((1 - weight) * ends[0] + weight * ends[1])[0])

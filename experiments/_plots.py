@@ -1,7 +1,6 @@
 """Pictures of trained autoencoders: each function draws one figure and returns it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -52,6 +51,7 @@ def image_grids(grids: Mapping[str, np.ndarray], side: int, columns: int, title:
 def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     """Posterior means on their two leading principal axes, coloured by class."""
     figure, axes = plt.subplots(1, len(means), figsize=(4.6 * len(means), 4.4), squeeze=False)
+    dots = None
     for axis, (name, points) in zip(axes[0], means.items(), strict=True):
         centred = points - points.mean(0)
         _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -63,7 +63,8 @@ def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
         axis.set_ylabel("second principal axis")
     figure.suptitle("Posterior means of held-out images, by class", fontsize=11)
     figure.tight_layout()
-    figure.colorbar(dots, ax=axes[0].tolist(), ticks=range(10), label="class", pad=0.02)
+    if dots is not None:
+        figure.colorbar(dots, ax=axes[0].tolist(), ticks=range(10), label="class", pad=0.02)
     return figure
 
 
@@ -89,18 +90,19 @@ def training_curves(evaluations: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
 
 
 def bound_against_samples(
-    bounds: Mapping[str, Mapping[int, np.ndarray]], spread: Mapping[int, Sequence[float]] | Any
+    bounds: Mapping[str, Mapping[int, np.ndarray]],
+    gaps: Mapping[str, Mapping[int, tuple[float, float]]],
 ) -> Figure:
     """The bound on held-out log p(x) against the K it is evaluated with, and the paired gap."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     for colour, (name, ladder) in zip(COLOURS, bounds.items(), strict=False):
         samples = list(ladder)
-        means = [ladder[k].mean() for k in samples]
-        left.semilogx(samples, means, "o-", ms=3, color=colour, label=name)
+        values = [float(ladder[k].mean()) for k in samples]
+        left.semilogx(samples, values, "o-", ms=3, color=colour, label=name)
     left.set_xlabel("evaluation K")
     left.set_ylabel("bound on log p(x), nats per image")
     left.legend()
-    for colour, (name, ladder) in zip(COLOURS[1:], spread.items(), strict=False):
+    for colour, (name, ladder) in zip(COLOURS[1:], gaps.items(), strict=False):
         samples = list(ladder)
         mean, stderr = np.array([ladder[k] for k in samples]).T
         right.semilogx(samples, mean, "o-", ms=3, color=colour, label=name)
@@ -108,7 +110,7 @@ def bound_against_samples(
     right.axhline(0, color="k", lw=0.8)
     right.set_xlabel("evaluation K")
     right.set_ylabel("paired difference, nats (band: 2 s.e.)")
-    if spread:
+    if gaps:
         right.legend()
     for axis in (left, right):
         axis.grid(alpha=0.3)

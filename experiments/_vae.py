@@ -39,7 +39,9 @@ def build_vae(images: np.ndarray, hidden: int, latent: int, rngs: nnx.Rngs) -> V
     """A fresh model whose output bias is the logit of the training images' mean pixel."""
     model = VAE(images.shape[1], hidden, latent, rngs)
     mean = np.clip(images.mean(0), 1e-3, 1 - 1e-3)
-    model.decoder.heads[0].bias[...] = jnp.asarray(np.log(mean) - np.log1p(-mean))
+    bias = model.decoder.heads[0].bias
+    assert bias is not None
+    bias[...] = jnp.asarray(np.log(mean) - np.log1p(-mean))
     return model
 
 

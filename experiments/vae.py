@@ -141,12 +141,14 @@ def draw(config: Config, trained: dict[str, Trained], images: Images, x_test: ja
     originals = {"test image": images.test[:SHOWN], "as bits": np.asarray(shown)}
     models = {name: t.model for name, t in trained.items()}
     rebuilt, sampled, between, means = {}, {}, {}, {}
+    first_of_class = np.array([np.argmax(images.test_labels == c) for c in range(10)])
+    start, end = first_of_class[[0, 2, 4]], first_of_class[[1, 7, 9]]
     for name, model in models.items():
         reconstruct_key, sample_key = (jax.random.fold_in(key, i) for i in range(2))
         rebuilt[name] = np.asarray(_evaluate.reconstruct(reconstruct_key, model, shown))
         sampled[name] = np.asarray(_evaluate.generate(sample_key, model, 100))
         means[name] = np.asarray(posterior(model, x_test).mean)
-        path = np.asarray(_evaluate.interpolate(model, x_test[:3], x_test[3:6], SHOWN))
+        path = np.asarray(_evaluate.interpolate(model, x_test[start], x_test[end], SHOWN))
         between |= {f"{name} {i + 1}": path[:, i] for i in range(path.shape[1])}
     ladders = {name: t.evaluation.bounds for name, t in trained.items()}
     first = config.bounds[0]

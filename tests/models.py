@@ -42,8 +42,8 @@ def scalar_params(dtype=jnp.float64):
 def noise_grid(num_samples: int, num_nodes: int):
     """Nodes ``[num_nodes**K, K]`` and weights of the product trapezoid rule for N(0, I).
 
-    Its error falls exponentially in ``num_nodes`` for integrands analytic in a strip, which the log of
-    a sum of weights is; Gauss-Hermite needs them analytic in the whole plane.
+    Its error falls exponentially in ``num_nodes`` for integrands analytic in a strip, which the log
+    of a sum of weights is; Gauss-Hermite needs them analytic in the whole plane.
     """
     nodes = np.linspace(-8.0, 8.0, num_nodes)
     weights = np.exp(-(nodes**2) / 2)

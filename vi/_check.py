@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 
 def refusal(where: str, argument: str, rule: str, got: object, remedy: str) -> ValueError:
@@ -28,8 +29,10 @@ def require_count(where: str, argument: str, value, least: int = 1) -> int:
     rule, remedy = f"be an integer of at least {least}", f"pass {argument}={least} or more"
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise refusal(where, argument, rule, repr(value), remedy)
-    if isinstance(value, jax.core.Tracer):
-        remedy = "it sets array shapes: keep it out of jit's arguments, or name it in static_argnames"
+    if isinstance(value, Tracer):
+        remedy = (
+            "it sets array shapes: keep it out of jit's arguments, or name it in static_argnames"
+        )
         raise refusal(where, argument, rule, "a traced value", remedy)
     count = int(value)
     if count < least:

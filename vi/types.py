@@ -39,8 +39,9 @@ on ``z_k`` alone. It may return ``(log_p, aux)``, where every leaf of ``aux`` le
 Bound: TypeAlias = Callable[[Float[Array, "K *batch"]], Float[Array, "*batch"]]
 """``bound(log_w)``: log-weights ``[K, *batch]`` to nats ``[*batch]``; reduces axis 0, nothing else.
 
-``log_w[k] = log p(x, z_k) - log q(z_k | x)`` with ``z_k ~ q``. Whatever it is called it returns with
-its own sign: a thing named elbo is the ELBO. ``vi.bounds.declare`` says what else is known of it.
+``log_w[k] = log p(x, z_k) - log q(z_k | x)`` with ``z_k ~ q``. Whatever it is called it returns
+with its own sign: a thing named elbo is the ELBO. ``vi.bounds.declare`` says what else is known of
+it.
 """
 
 
@@ -74,11 +75,11 @@ class Variational(Protocol):
     carry derivatives) and ``has_rsample`` (False where ``rsample`` exists but does not apply).
     """
 
-    def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Latent:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Draw latents; every leaf is ``[*sample_shape, *batch, *event]``."""
         ...
 
-    def log_prob(self, value: Latent, /) -> Float[Array, "*shape"]:
+    def log_prob(self, value: Any, /) -> Any:
         """Log-density of latents in nats, ``[*sample_shape, *batch]``: event axes are summed."""
         ...
 
@@ -87,7 +88,8 @@ def log_weights(z: Latent, q: Variational, log_joint: LogDensity) -> Float[Array
     """Log importance weights of draws: ``log_w[k] = log p(x, z_k) - log q(z_k)``.
 
     Args:
-        z: Draws ``q.sample(key, (K,))`` or ``q.rsample(key, (K,))``; leaves ``[K, *batch, *event]``.
+        z: Draws, ``q.sample(key, (K,))`` or ``q.rsample(key, (K,))``; leaves
+            ``[K, *batch, *event]``.
         q: The distribution they came from.
         log_joint: ``z -> log p(x, z)``, ``[K, *batch]``; an ``aux`` beside it is dropped.
 

@@ -1,7 +1,7 @@
 """Bounds: pure functions of log-weights ``[K, *batch]`` to nats ``[*batch]``.
 
-One of your own is a function of ``log_w``; it needs no registration. ``declare`` states what else is
-known about it, and ``vi.testing.check_bound`` verifies that.
+One of your own is a function of ``log_w``; it needs no registration. ``declare`` states what else
+is known about it, and ``vi.testing.check_bound`` verifies that.
 """
 
 from vi.bounds._closed_kl import beta_elbo, elbo_closed_kl, free_bits

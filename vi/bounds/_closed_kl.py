@@ -1,7 +1,7 @@
 """ELBOs whose KL is known in closed form: functions of log-likelihoods and a KL, not of weights."""
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vi._check import refusal
@@ -43,7 +43,8 @@ def beta_elbo(
 ) -> Float[Array, "*batch"]:
     r"""The beta-VAE objective: mean log-likelihood minus beta KL(q(z|x) || p(z)).
 
-    A lower bound on log p(x) for beta >= 1; the ELBO at 1. A traced ``beta`` (KL annealing) is fine.
+    A lower bound on log p(x) for beta >= 1; the ELBO at 1. A traced ``beta`` (KL annealing) is
+    fine.
 
     Args:
         log_lik: ``[K, *batch]``, log p(x | z_k).
@@ -110,5 +111,5 @@ def _require_scalar(where, name, value):
     if jnp.shape(value) != ():
         remedy = "jax.vmap over several values"
         raise refusal(where, name, "be a scalar", f"shape {list(jnp.shape(value))}", remedy)
-    if not isinstance(value, jax.core.Tracer) and not value >= 0:
+    if not isinstance(value, Tracer) and not value >= 0:
         raise refusal(where, name, "be at least 0", value, "pass 0 or more")

@@ -16,8 +16,8 @@ class Declaration(NamedTuple):
     """What is known of a bound; a bare function has these defaults.
 
     Attributes:
-        direction: What the number is. ``lower``: its mean is at most log p(x) at every K. ``none``: no
-            side is known. ``upper_limit``: an upper bound only as K grows without limit.
+        direction: What the number is. ``lower``: its mean is at most log p(x) at every K. ``none``:
+            no side is known. ``upper_limit``: an upper bound only as K grows without limit.
             ``divergence``: at least 0 in that limit, and 0 where q is the posterior.
         sense: What to do with it, ``maximise`` or ``minimise``.
         smooth: Whether its first derivative is Lipschitz; a maximum, a median, a clip are not.
@@ -67,7 +67,9 @@ def declare(
         ("smooth", smooth, (True, False)),
     ):
         if value not in allowed:
-            raise refusal("declare", name, f"be one of {allowed}", repr(value), "choose one of them")
+            raise refusal(
+                "declare", name, f"be one of {allowed}", repr(value), "choose one of them"
+            )
     if derivatives is not None and not callable(derivatives):
         remedy = "pass a function log_w -> (F_k, F_kk), or None"
         raise refusal("declare", "derivatives", "be a function", repr(derivatives), remedy)

@@ -13,8 +13,8 @@ _BLOCK = 32
 def first_derivative(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
     """``F_k``, the derivative of the bound in each log-weight.
 
-    The declared derivative where the bound has one, otherwise automatic differentiation. A weight of
-    ``-inf`` is a sample of weight zero: its entry is 0.
+    The declared derivative where the bound has one, otherwise automatic differentiation. A weight
+    of ``-inf`` is a sample of weight zero: its entry is 0.
     """
     declared = declaration(bound).derivatives
     first = _gradient(bound, log_w) if declared is None else declared(log_w)[0]

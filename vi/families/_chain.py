@@ -53,7 +53,7 @@ class Chain:
             remedy = 'pass {"z1": q1, "z2": lambda z1: q2}'
             raise refusal("chain", "members", "name at least one latent", "none", remedy)
         self.members = dict(members)
-        self._parents = {}
+        self._parents: dict[str, tuple[str, ...]] = {}
         earlier: list[str] = []
         for name, member in self.members.items():
             if not isinstance(member, Variational):
@@ -102,7 +102,7 @@ class Chain:
         return z
 
     def _member(self, name: str, z: Mapping[str, Array]) -> Any:
-        member = self.members[name]
+        member: Any = self.members[name]
         if name not in self._parents:
             return member
         return member(**{parent: z[parent] for parent in self._parents[name]})

@@ -1,7 +1,7 @@
 """Gradient estimators: a bound to an objective, for every bound.
 
-``dreg(iwae)`` reads as ``jax.grad(f)`` does. An estimator is a rule of three coefficients per sample;
-``estimator`` makes one of yours.
+``dreg(iwae)`` reads as ``jax.grad(f)`` does. An estimator is a rule of three coefficients per
+sample; ``estimator`` makes one of yours.
 """
 
 from vi.gradients._engine import Evaluation

@@ -1,7 +1,7 @@
 """The one place that knows closures, chunks and side outputs.
 
-A rule says what to multiply; this says how: a ``custom_jvp`` (so forward and reverse mode both work)
-whose value is the bound and whose tangent is contracted with the rule's coefficients.
+A rule says what to multiply; this says how: a ``custom_jvp`` (so forward and reverse mode both
+work) whose value is the bound and whose tangent is contracted with the rule's coefficients.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ class Evaluation(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Chunks ``first, ..., first + count - 1``, all of one size: what each of them computes."""
+    """Chunks ``first, ..., first + chunks - 1``, all of one size: what each of them computes."""
 
     first: int
-    count: int
+    chunks: int
     size: int
     draw: Hoisted
     log_p: Hoisted
@@ -123,7 +123,7 @@ def _sampler(name: str, q: Variational, used: Coefficients) -> Callable[..., Lat
     return rsample
 
 
-def _trace(name, first, count, size, key, draw, log_q, log_joint) -> _Part:
+def _trace(name, first, chunks, size, key, draw, log_q, log_joint) -> _Part:
     def joint_and_aux(z):
         out = log_joint(z)
         return out if isinstance(out, tuple) else (out, None)
@@ -135,7 +135,7 @@ def _trace(name, first, count, size, key, draw, log_q, log_joint) -> _Part:
     _require_leading(name, "q", "draws", sample.out, size)
     _require_leading(name, "log_joint", "aux", log_p.out[1], size)
     jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
-    return _Part(first, count, size, sample, log_p, scored)
+    return _Part(first, chunks, size, sample, log_p, scored)
 
 
 def _require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
@@ -168,10 +168,10 @@ def _weigh_all(name: str, parts: list[_Part], chunk_key, operands):
             q, _ = part.log_q.call(log_q, z)
             return log_ratio(name, part.size, p, q), aux
 
-        if part.count == 1:
+        if part.chunks == 1:
             weighed.append(weigh(part.first))
         else:
-            stacked = jax.lax.map(weigh, part.first + jnp.arange(part.count))
+            stacked = jax.lax.map(weigh, part.first + jnp.arange(part.chunks))
             weighed.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
     return weighed[0] if len(weighed) == 1 else jax.tree.map(_concatenate, *weighed)
 
@@ -203,7 +203,7 @@ def _linearised(name: str, used: Coefficients, part: _Part, key: Key, operand, d
 
 def _push_all(push_of, parts: list[_Part], operands, directions, coefficients: Coefficients):
     """The second pass: redraw each chunk from its own key and contract, rematerialised."""
-    total, start = 0.0, 0
+    total, start = jnp.zeros_like(coefficients.theta[0]), 0
     for part, operand, direction in zip(parts, operands, directions, strict=True):
 
         @jax.checkpoint
@@ -213,15 +213,14 @@ def _push_all(push_of, parts: list[_Part], operands, directions, coefficients: C
         def step(acc, chunk, push=push):
             return acc + push(*chunk), None
 
-        stop = start + part.size * part.count
+        stop = start + part.size * part.chunks
         mine = jax.tree.map(
             lambda c, part=part, lo=start, hi=stop: c[lo:hi].reshape(
-                part.count, part.size, *c.shape[1:]
+                part.chunks, part.size, *c.shape[1:]
             ),
             coefficients,
         )
-        zero = jnp.zeros_like(coefficients.theta[0])
-        indices = part.first + jnp.arange(part.count)
-        total = total + jax.lax.scan(step, zero, (indices, mine))[0]
+        indices = part.first + jnp.arange(part.chunks)
+        total, _ = jax.lax.scan(step, total, (indices, mine))
         start = stop
     return total

@@ -51,8 +51,8 @@ def estimator(rule: Rule) -> Estimator:
 def reparam(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     r"""The reparameterisation gradient: differentiate the bound through its draws.
 
-    Coefficients :math:`(F_k, F_k, -F_k)`: plain automatic differentiation of the bound. Unbiased for
-    every bound whose draws are reparameterised, kinks and draws coupled inside K included; with
+    Coefficients :math:`(F_k, F_k, -F_k)`: plain automatic differentiation of the bound. Unbiased
+    for every bound whose draws are reparameterised, kinks and draws coupled inside K included; with
     ``iwae`` its signal-to-noise ratio for q falls as K grows.
 
     Args:

@@ -20,10 +20,10 @@ class Hoisted(NamedTuple):
 def hoist(where: str, name: str, fun: Callable[..., Any], *args: Any) -> Hoisted:
     """Trace ``fun`` at the shapes of ``args`` and make every constant it uses an argument.
 
-    Every constant: integers, booleans and PRNG keys as well as floats, since a tracer left behind in
-    a ``custom_jvp`` crashes under ``grad(jit)``, ``checkpoint`` and ``scan``. ``fun`` is traced anew at
-    each call through a fresh function: a cache keyed on ``fun`` would hand an updated closure its
-    old values.
+    Every constant: integers, booleans and PRNG keys as well as floats, since a tracer left behind
+    in a ``custom_jvp`` crashes under ``grad(jit)``, ``checkpoint`` and ``scan``. ``fun`` is traced
+    anew at each call through a fresh function: a cache keyed on ``fun`` would hand an updated
+    closure its old values.
     """
     try:
         closed, out = jax.make_jaxpr(lambda *a: fun(*a), return_shape=True)(*args)

@@ -43,8 +43,8 @@ def _is_moving(tangent) -> bool:
 class Linearised(NamedTuple):
     """``value``, ``aux`` and ``push(held, through) -> [*batch]``, the contracted tangent.
 
-    ``push`` is the sum over k of ``held[k]`` times the tangent that comes from the parameters with z
-    held, plus ``through[k]`` times the tangent that comes through z.
+    ``push`` is the sum over k of ``held[k]`` times the tangent that comes from the parameters with
+    z held, plus ``through[k]`` times the tangent that comes through z.
     """
 
     value: Any
@@ -85,10 +85,10 @@ def linearise(
 def _factors(held, through):
     """``(inner, outer)`` with ``outer = held`` and ``inner * outer = through``, to rounding.
 
-    Entry k depends on z_k alone, so its path tangent may be scaled on the way in (inner) or on the way
-    out (outer); parameters are shared by all k and can only be scaled on the way out. Scaling z in
-    and everything out is one pass for both. Where ``held`` vanishes beside ``through`` the ratio has no
-    value: there ``held`` is floored at rounding level.
+    Entry k depends on z_k alone, so its path tangent may be scaled on the way in (inner) or on the
+    way out (outer); parameters are shared by all k and can only be scaled on the way out. Scaling z
+    in and everything out is one pass for both. Where ``held`` vanishes beside ``through`` the ratio
+    has no value: there ``held`` is floored at rounding level.
     """
     floor = jnp.finfo(held.dtype).eps * jnp.abs(through)
     outer = jnp.where(jnp.abs(held) < floor, jnp.copysign(floor, held), held)

@@ -15,10 +15,10 @@ from vi.types import Bound, Key, LogDensity, Rule, Variational
 class Objective:
     """A bound whose gradient is taken by a rule: ``objective(key, q, log_joint, K) -> [*batch]``.
 
-    Pure: it composes with ``jit``, ``vmap``, ``grad``, ``jacfwd``, ``checkpoint`` and ``scan``. The value
-    is always the bound itself; the rule lives in the derivative. Under ``reparam`` higher derivatives
-    are those of the bound; under any other rule a second derivative differentiates the estimator, and
-    does not estimate the bound's Hessian.
+    Pure: it composes with ``jit``, ``vmap``, ``grad``, ``jacfwd``, ``checkpoint`` and ``scan``. The
+    value is always the bound itself; the rule lives in the derivative. Under ``reparam`` higher
+    derivatives are those of the bound; under any other rule a second derivative differentiates the
+    estimator, and does not estimate the bound's Hessian.
 
     Attributes:
         rule: The gradient estimator.
@@ -51,8 +51,8 @@ class Objective:
 
         Args:
             key: A typed PRNG key; consumed.
-            q: The approximate posterior. Rules with a path term call ``q.rsample(key, (K,))``, others
-                ``q.sample(key, (K,))``.
+            q: The approximate posterior. Rules with a path term call ``q.rsample(key, (K,))``,
+                others ``q.sample(key, (K,))``.
             log_joint: ``z -> log p(x, z)``, ``[K, *batch]``, or ``(log_p, aux)``. Pure; entry ``k``
                 depends on ``z_k`` alone. Gradients flow to everything it closes over.
             num_samples: K, a concrete integer.

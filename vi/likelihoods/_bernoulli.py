@@ -11,8 +11,9 @@ from vi.likelihoods._event import Observation, observation
 class Bernoulli(dist.BernoulliLogits):
     """NumPyro's, with a derivative that is right at a logit of 0.
 
-    There NumPyro 0.22 writes softplus as ``max(l, 0) + log1p(exp(-|l|))``, whose automatic derivative
-    at 0 is 0 and not 1/2: wrong for every pixel of a decoder whose output layer starts at zero.
+    There NumPyro 0.22 writes softplus as ``max(l, 0) + log1p(exp(-|l|))``, whose automatic
+    derivative at 0 is 0 and not 1/2: wrong for every pixel of a decoder whose output layer starts
+    at zero.
     """
 
     @validate_sample
@@ -26,12 +27,13 @@ def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
 
     .. math:: \log p(x | l) = \sum_i x_i l_i - \mathrm{softplus}(l_i)
 
-    Normalised, and finite for any finite logit. It is "binary cross-entropy, summed"; on grey values
-    it is not a likelihood: binarise them first.
+    Normalised, and finite for any finite logit. It is "binary cross-entropy, summed"; on grey
+    values it is not a likelihood: binarise them first.
 
     Args:
         logits: ``[*batch, *event]``; a decoder's outputs are ``[K, *batch, *event]``.
-        event_ndims: How many last axes are one datum (1 for flattened images, 2 for height x width).
+        event_ndims: How many last axes are one datum (1 for flattened images, 2 for height x
+            width).
 
     Returns:
         A NumPyro distribution; ``log_prob(x)`` is ``[*batch]``, in nats.

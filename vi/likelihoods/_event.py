@@ -32,7 +32,7 @@ class Observation(dist.Independent):
             got = f"{list(shape)} against {list(full)}"
             remedy = "give data the batch and event axes of the parameters"
             raise refusal(where, "value", "fit the parameters", got, remedy)
-        return super().log_prob(value)
+        return jnp.asarray(super().log_prob(value))
 
 
 def observation(where: str, base: dist.Distribution, event_ndims: int) -> Observation:

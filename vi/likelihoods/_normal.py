@@ -31,7 +31,8 @@ def normal(
         A NumPyro distribution; ``log_prob(x)`` is ``[*batch]``, in nats.
 
     Raises:
-        ValueError: A scale whose axes are not the trailing axes of ``loc``, or a wrong ``event_ndims``.
+        ValueError: A scale whose axes are not the trailing axes of ``loc``, or a wrong
+            ``event_ndims``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
