@@ -81,13 +81,15 @@ def log_evidence(
         z = q.sample(jax.random.fold_in(key, index), (size,))
         return sum_weights(jax.lax.stop_gradient(log_weights(z, q, log_joint)))
 
-    # The odd chunk goes first, outside the scan: it also gives the carry its shape and dtype.
+    # The odd chunk goes first, outside the loop: it also gives the carry its shape and dtype. The
+    # loop has no inputs of its own, an array of chunk numbers would grow with K.
     first_size = num_samples % chunk_size or min(num_samples, chunk_size)
     num_others = (num_samples - first_size) // chunk_size
-    sums, _ = jax.lax.scan(
-        lambda sums, index: (merge(sums, chunk(index, chunk_size)), None),
+    sums = jax.lax.fori_loop(
+        1,
+        1 + num_others,
+        lambda index, sums: merge(sums, chunk(index, chunk_size)),
         chunk(0, first_size),
-        jnp.arange(1, 1 + num_others),
     )
     value = sums.log_max + jnp.log(jnp.maximum(sums.total, 1.0) / num_samples)
     size = sample_size(sums)

@@ -23,7 +23,7 @@ class WeightSums(NamedTuple):
 def sum_weights(log_w: Float[Array, "K *batch"]) -> WeightSums:
     """The sums over axis 0."""
     log_max = log_w.max(0)
-    weight = jnp.exp(log_w - _finite(log_max))
+    weight = jnp.exp(log_w - _finite(log_max)[None])
     return WeightSums(log_max, weight.sum(0), jnp.square(weight).sum(0))
 
 

@@ -41,9 +41,9 @@ def shift(bound, declared):
     """Large shifts also find what overflows: exp(1e4) is infinite in any precision."""
     if declared.shift == "none":
         return None, 'shift="none"'
-    offset = np.array([0.0, -1e4, -1.0, 1.0, 1e4])
+    offset = np.array([[0.0, -1e4, -1.0, 1.0, 1e4]])
     value = np.asarray(bound(draw((num_samples(declared), 1)) + jnp.asarray(offset, float)))
-    moved = value[0] + (offset if declared.shift == "equivariant" else 0 * offset)
+    moved = value[0] + (offset[0] if declared.shift == "equivariant" else 0 * offset[0])
     return close(value, moved, f"shifted and {declared.shift} values")
 
 
@@ -61,8 +61,8 @@ def direction(bound, declared):
         spread, sizes, side = np.array([0.5]), (512,), 1
     num_replicates, worst = 2048, (np.inf, "")
     for K in sorted({max(K, declared.min_samples) for K in sizes}):
-        noise = draw((num_replicates, K, 1))
-        log_w = spread * noise - 0.5 * spread**2
+        noise = np.asarray(draw((num_replicates, K, 1)))
+        log_w = jnp.asarray(spread * noise - 0.5 * spread**2, float)
         # Block by block: a bound may need K times the memory of its log-weights, or more.
         values = np.asarray(jax.lax.map(bound, log_w, batch_size=64), float)
         mean = values.mean(0)
@@ -112,8 +112,8 @@ def smooth(bound, declared):
 def declared_derivatives(bound, declared):
     if declared.derivatives is None:
         return None, "none declared"
-    spread = jnp.asarray(np.repeat([1.0, 10.0], 4), float)
-    log_w = spread * draw((num_samples(declared), spread.size))
+    spread = np.repeat([1.0, 10.0], 4)
+    log_w = jnp.asarray(spread * np.asarray(draw((num_samples(declared), 8))), float)
     generic = jax.jit(lambda log_w: generic_derivatives(bound, log_w))(log_w)
     pairs = zip(declared.derivatives(log_w), generic, strict=True)
     for name, (one, other) in zip(("F_k", "F_kk"), pairs, strict=True):
