@@ -1,7 +1,11 @@
-"""Paired timing: two sides in turn, the ratio pair by pair."""
+"""Paired timing: two sides in turn, the ratio pair by pair, and the table that says so."""
 
+import argparse
+import json
+import pathlib
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,3 +59,46 @@ def paired(
         float(ratios[high]),
         num_pairs,
     )
+
+
+class Row(NamedTuple):
+    """One comparison: its name, times, the largest relative difference of what both return."""
+
+    name: str
+    times: Paired
+    difference: float
+    compile_ours: float
+    compile_theirs: float
+
+
+def command_line(description: str, *, num_steps: int, **options: Any) -> argparse.Namespace:
+    """The flags that every paired benchmark has, and more by name."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    for name, option in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **option)
+    parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per timed scan")
+    parser.add_argument("--num-pairs", type=int, default=30, help="interleaved pairs")
+    parser.add_argument("--out", type=pathlib.Path, help="write the figures here, as JSON")
+    return parser.parse_args()
+
+
+def report(title: str, rows: Iterable[Row], args: argparse.Namespace) -> None:
+    """Print each row as it comes, and write all of them to ``args.out``."""
+    print(f"{title}; medians of {args.num_pairs} pairs of {args.num_steps} steps")
+    print(f"{'':>8} {'ours ms':>9} {'hand ms':>9} {'ratio':>7}  95 % interval   compile s")
+    records = []
+    for row in rows:
+        records.append({**row._asdict(), "times": row.times._asdict()})
+        print(
+            f"{row.name:>8} {1e3 * row.times.ours:>9.3f} {1e3 * row.times.theirs:>9.3f}"
+            f" {row.times.ratio:>7.3f}  [{row.times.low:.3f}, {row.times.high:.3f}]"
+            f"  {row.compile_ours:.1f} / {row.compile_theirs:.1f}",
+            flush=True,
+        )
+    if args.out:
+        flags = {k: v for k, v in vars(args).items() if k != "out"}
+        device = f"{jax.devices()[0].device_kind} ({platform.machine()})"
+        record = {"title": title, "device": device, "jax": jax.__version__, **flags}
+        args.out.write_text(json.dumps({**record, "rows": records}, indent=1) + "\n")

@@ -7,18 +7,13 @@ sides draw the same noise and must return the same loss and gradient before anyt
     python -m benchmarks.train_step --help
 """
 
-import argparse
-import json
-import pathlib
-import platform
-
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 import optax
 
 import vi
-from benchmarks._paired import compiled, paired
+from benchmarks._paired import Row, command_line, compiled, paired, report
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, 200, 50, 100
 
@@ -118,40 +113,14 @@ def measure(num_samples, num_steps, num_pairs):
     if worst > 1e-4:
         raise RuntimeError(f"the two sides differ by {worst:.2g} relative: nothing was timed")
     result = paired(sides["ours"][0], sides["theirs"][0], num_pairs=num_pairs, num_steps=num_steps)
-    return {
-        "num_samples": num_samples,
-        **result._asdict(),
-        "relative_difference": worst,
-        "compile_ours": sides["ours"][1],
-        "compile_theirs": sides["theirs"][1],
-    }
+    return Row(f"K = {num_samples}", result, worst, sides["ours"][1], sides["theirs"][1])
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--num-samples", type=int, nargs="+", default=[1, 5, 50], metavar="K")
-    parser.add_argument("--num-steps", type=int, default=200, help="steps per timed scan")
-    parser.add_argument("--num-pairs", type=int, default=30, help="interleaved pairs")
-    parser.add_argument("--out", type=pathlib.Path, help="write the figures here, as JSON")
-    args = parser.parse_args()
-    device = f"{jax.devices()[0].device_kind} ({platform.machine()})"
-    rows = []
-    print(f"{'K':>4} {'ours ms':>9} {'hand ms':>9} {'ratio':>7}  95 % interval   compile s")
-    for num_samples in args.num_samples:
-        row = measure(num_samples, args.num_steps, args.num_pairs)
-        rows.append(row)
-        print(
-            f"{num_samples:>4} {1e3 * row['ours']:>9.3f} {1e3 * row['theirs']:>9.3f}"
-            f" {row['ratio']:>7.3f}  [{row['low']:.3f}, {row['high']:.3f}]"
-            f"  {row['compile_ours']:.1f} / {row['compile_theirs']:.1f}",
-            flush=True,
-        )
-    if args.out:
-        protocol = {"num_steps": args.num_steps, "num_pairs": args.num_pairs}
-        record = {"device": device, "jax": jax.__version__, "protocol": protocol, "rows": rows}
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    samples = {"type": int, "nargs": "+", "default": [1, 5, 50], "metavar": "K"}
+    args = command_line(__doc__, num_steps=200, num_samples=samples)
+    rows = (measure(k, args.num_steps, args.num_pairs) for k in args.num_samples)
+    report("dreg(iwae) against a hand-written fused step", rows, args)
 
 
 if __name__ == "__main__":

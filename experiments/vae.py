@@ -45,7 +45,7 @@ class Config:
     """Optimiser steps per bound."""
     batch_size: int = 100
     """Images per step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Adam's initial rate; it falls to 0 along a cosine."""
     hidden: int = 128
     """Units in each of the two hidden layers, of encoder and decoder."""
