@@ -71,7 +71,7 @@ class Row(NamedTuple):
     compile_theirs: float
 
 
-def command_line(description: str, *, num_steps: int, **options: Any) -> argparse.Namespace:
+def command_line(description: str | None, *, num_steps: int, **options: Any) -> argparse.Namespace:
     """The flags that every paired benchmark has, and more by name."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter

@@ -106,6 +106,31 @@ def test_chunks_under_every_transformation(transformation):
     chex.assert_trees_all_close(gradient, truth, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("make", [reparam, dreg], ids=["reparam", "dreg"])
+def test_a_bound_may_close_over_what_is_learned(make, chunk_size):
+    """A traced alpha, differentiated, batched, under jit: its gradient at the draws held fixed."""
+
+    def value(params, alpha, key):
+        objective = make(lambda w: iwae((1 - alpha) * w) / (1 - alpha), chunk_size=chunk_size)
+        q = vi.families.normal(params["loc"], log_scale=params["log_scale"])
+        log_joint = lambda z: -(z**2).sum(-1)  # noqa: E731
+        evaluation = objective.evaluate(key, q, log_joint, 6)
+        return evaluation.value.sum(), evaluation.log_weights
+
+    key = jax.random.key(0)
+    (_, log_w), (d_params, d_alpha) = jax.jit(
+        jax.value_and_grad(value, argnums=(0, 1), has_aux=True)
+    )(PARAMS, 0.3, key)
+    direct = jax.grad(lambda a: (iwae((1 - a) * log_w) / (1 - a)).sum())(0.3)
+    chex.assert_trees_all_close(d_alpha, direct, rtol=1e-5, atol=1e-5)
+    alphas = jnp.array([0.3, 0.6])
+    mapped = jax.vmap(lambda a: jax.grad(value, has_aux=True)(PARAMS, a, jax.random.clone(key)))
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda g: g[0], mapped(alphas)[0]), d_params, rtol=1e-4, atol=1e-5
+    )
+
+
 class Decoder(nnx.Module):
     def __init__(self, rngs):
         self.out = nnx.Linear(3, 3, rngs=rngs)

@@ -97,7 +97,7 @@ def free_bits(
 
 
 def _penalised(where, log_lik, kl, beta):
-    log_lik, kl = at_least_float32(where, log_lik), jnp.asarray(kl)
+    log_lik, kl = at_least_float32(where, log_lik, "log_lik"), jnp.asarray(kl)
     batch = log_lik.shape[1:]
     if kl.shape != batch and kl.shape[:-1] != batch:
         rule = f"have shape {list(batch)} or {[*batch, 'D']}"

@@ -10,7 +10,7 @@ from vi.bounds._floating import at_least_float32
 
 def _derivatives(log_w):
     log_w = at_least_float32("iwae", log_w)
-    some_weight = (log_w > -jnp.inf).any(0)
+    some_weight = (log_w > -jnp.inf).any(0, keepdims=True)
     weight = jax.nn.softmax(jnp.where(some_weight, log_w, 0.0), axis=0) * some_weight
     return weight, weight * (1 - weight)
 

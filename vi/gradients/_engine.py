@@ -37,14 +37,20 @@ class _Part(NamedTuple):
     first: int
     chunks: int
     size: int
+    batch: tuple[int, ...]
+    dtype: Any
     draw: Hoisted
     log_p: Hoisted
     log_q: Hoisted
 
-    @property
-    def operands(self) -> tuple[list[Any], list[Any], list[Any]]:
-        """All that the part depends on, so that ``custom_jvp`` sees every tangent."""
-        return self.draw.consts, self.log_p.consts, self.log_q.consts
+
+class _Operands(NamedTuple):
+    """All that the objective depends on, so that ``custom_jvp`` sees every tangent."""
+
+    key: Key
+    parts: list[tuple[list[Any], list[Any], list[Any]]]  # constants of draw, log_p, log_q
+    bound: list[Any]
+    rule: list[Any]
 
 
 def evaluate(
@@ -67,37 +73,45 @@ def evaluate(
         parts.append(_trace(name, full, 1, rest, key, draw, q.log_prob, log_joint))
     whole = full == 1 and not rest
     chunk_key = (lambda key, _: key) if whole else jax.random.fold_in
-    _require_reduction(name, bound, parts[0], num_samples)
+    log_w = jax.ShapeDtypeStruct((num_samples, *parts[0].batch), parts[0].dtype)
+    reduce = hoist(name, "bound", bound, log_w)
+    weigh_in = hoist(name, "rule", lambda w: rule(bound, w), log_w)
+    _require_reduction(name, log_w, reduce.out)
 
     @jax.custom_jvp
-    def value_of(key, operands) -> Evaluation:
-        log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(key, i), operands)
-        return Evaluation(bound(log_w), log_w, aux)
+    def value_of(of: _Operands) -> Evaluation:
+        log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
+        return Evaluation(reduce.call(of.bound, log_w), log_w, aux)
 
     def value_and_tangent(primals, tangents):
-        key, operands = primals
+        (of,), (along,) = primals, tangents
         if whole:
-            chunk = _linearised(name, used, parts[0], key, operands[0], tangents[1][0])
+            chunk = _linearised(name, used, parts[0], of.key, of.parts[0], along.parts[0])
             log_w, aux, push = chunk
-            tangent = push(rule(bound, log_w))
+            tangent = push(weigh_in.call(of.rule, log_w))
         else:
-            log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(key, i), operands)
-            again = jax.random.clone(key)
+            log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
+            again = jax.random.clone(of.key)
             tangent = _push_all(
                 lambda part, index, operand, direction: _linearised(
                     name, used, part, chunk_key(again, index), operand, direction
                 )[2],
                 parts,
-                operands,
-                tangents[1],
-                rule(bound, log_w),
+                of.parts,
+                along.parts,
+                weigh_in.call(of.rule, log_w),
             )
-        value = bound(log_w)
-        zero = jax.tree.map(zero_from_primal, (log_w, aux))
-        return Evaluation(value, log_w, aux), Evaluation(tangent.astype(value.dtype), *zero)
+        own = moving(of.bound, along.bound)  # what the bound itself closes over: a learned alpha
+        value, from_bound = jax.jvp(
+            lambda at: reduce.call(own.insert(at), log_w), (own.at,), (own.tangents,)
+        )
+        tangent = tangent.astype(value.dtype) + from_bound
+        held = jax.tree.map(zero_from_primal, (log_w, aux))
+        return Evaluation(value, log_w, aux), Evaluation(tangent, *held)
 
     value_of.defjvp(value_and_tangent, symbolic_zeros=True)
-    return value_of(key, [part.operands for part in parts])
+    constants = [(part.draw.consts, part.log_p.consts, part.log_q.consts) for part in parts]
+    return value_of(_Operands(key, constants, reduce.consts, weigh_in.consts))
 
 
 def _structure(name: str, rule: Rule, bound: Bound, num_samples: int) -> Coefficients:
@@ -134,8 +148,8 @@ def _trace(name, first, chunks, size, key, draw, log_q, log_joint) -> _Part:
     scored = hoist(name, "q.log_prob", lambda z: (log_q(z), None), sample.out)
     _require_leading(name, "q", "draws", sample.out, size)
     _require_leading(name, "log_joint", "aux", log_p.out[1], size)
-    jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
-    return _Part(first, chunks, size, sample, log_p, scored)
+    log_w = jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
+    return _Part(first, chunks, size, log_w.shape[1:], log_w.dtype, sample, log_p, scored)
 
 
 def _require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
@@ -146,12 +160,9 @@ def _require_leading(name: str, argument: str, what: str, tree, size: int) -> No
             raise refusal(name, argument, f"return {what} that lead with the K axis", got, remedy)
 
 
-def _require_reduction(name: str, bound: Bound, part: _Part, num_samples: int) -> None:
+def _require_reduction(name: str, log_w, out) -> None:
     """Refuse a bound that keeps the K axis or drops a batch axis, before anything is computed."""
-    batch = part.log_p.out[0].shape[1:]
-    log_w = jax.ShapeDtypeStruct((num_samples, *batch), jnp.float32)
-    out = jax.eval_shape(bound, log_w)
-    if getattr(out, "shape", None) != batch:
+    if getattr(out, "shape", None) != log_w.shape[1:]:
         got = f"{list(log_w.shape)} to {list(getattr(out, 'shape', [type(out).__name__]))}"
         remedy = "reduce axis 0 and no other, for instance log_w.mean(0)"
         raise refusal(name, "bound", "map [K, *batch] to [*batch]", got, remedy)
