@@ -62,6 +62,20 @@ def reparam(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Returns:
         The objective ``(key, q, log_joint, num_samples) -> [*batch]``.
 
+    Examples:
+        The Gaussian ``p(z | x)`` is N(x / 2, 1/2); at any other q the bound has a gradient:
+
+        >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
+        >>> x, prior = jnp.array([3.0]), dist.Normal(0.0, 1.0)
+        >>> def value(loc, key, objective):
+        ...     q = vi.families.normal(loc, scale=jnp.array([0.5**0.5]))
+        ...     log_joint = lambda z: (prior.log_prob(z) + dist.Normal(z, 1.0).log_prob(x)).sum(-1)
+        ...     return objective(key, q, log_joint, 1000)
+        >>> gradient = jax.grad(value)
+        >>> at = jnp.array([1.0])  # the exact gradient of the ELBO is 2 (x / 2 - loc) = 1
+        >>> print(gradient(at, jax.random.key(0), vi.gradients.reparam(vi.bounds.elbo)).round(1))
+        [1.]
+
     References:
         Kingma and Welling (2014), eq. 4-6; Rainforth et al. (2018), theorem 1.
     """
@@ -87,6 +101,24 @@ def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Raises:
         ValueError: The bound declares ``smooth=False``; on kinks this estimator is biased, with the
             wrong sign even.
+
+    Examples:
+        A bound of one's own, unregistered, through both estimators, at the exact posterior: plain
+        reparameterisation is noise there, this is 0.
+
+        >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
+        >>> def renyi_half(log_w):
+        ...     return 2 * vi.bounds.iwae(log_w / 2)
+        >>> x, prior = jnp.array([3.0]), dist.Normal(0.0, 1.0)
+        >>> def value(loc, key, objective):
+        ...     q = vi.families.normal(loc, scale=jnp.array([0.5**0.5]))
+        ...     log_joint = lambda z: (prior.log_prob(z) + dist.Normal(z, 1.0).log_prob(x)).sum(-1)
+        ...     return objective(key, q, log_joint, 8)
+        >>> gradient = jax.grad(value)
+        >>> noisy = gradient(x / 2, jax.random.key(0), vi.gradients.reparam(renyi_half))
+        >>> still = gradient(x / 2, jax.random.key(0), vi.gradients.dreg(renyi_half))
+        >>> bool(abs(noisy[0]) > 0.1), bool(abs(still[0]) < 1e-5)
+        (True, True)
 
     References:
         Tucker, Lawson, Gu and Maddison (2019), eq. 7-8; Roeder, Wu and Duvenaud (2017), eq. 8.
