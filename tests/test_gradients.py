@@ -1,5 +1,7 @@
 """Every estimator of every bound: the value is the bound, the mean gradient is its derivative."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -270,6 +272,62 @@ def test_a_weight_of_zero_leaves_the_gradient_finite():
     none, gradient = jax.value_and_grad(value)(params, 1e6)
     assert none == -jnp.inf
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, params))
+
+
+def test_second_derivatives_under_reparam_are_the_bounds():
+    """In float32, with a weight so small that its square underflows, and with F_k = 0."""
+
+    @vi.bounds.declare(direction="divergence", sense="minimise", shift="invariant")
+    def variance(log_w):
+        return ((log_w - log_w.mean(0)) ** 2).mean(0)
+
+    for bound, noise in ((iwae, jnp.array([0.0, 9.6])), (variance, jnp.array([-1.0, 0.0, 1.0]))):
+
+        def log_p(z, a):
+            return -(z**2) * (a + 1)
+
+        def ours(a, bound=bound, noise=noise):
+            q = GivenNoise(a, jnp.zeros(()), noise)
+            return reparam(bound)(jax.random.key(0), q, lambda z: log_p(z, a), len(noise))
+
+        def plain(a, bound=bound, noise=noise):
+            q = GivenNoise(a, jnp.zeros(()), noise)
+            return bound(log_p(a + noise, a) - q.log_prob(a + noise))
+
+        at = jnp.zeros(())
+        chex.assert_trees_all_close(jax.hessian(ours)(at), jax.hessian(plain)(at), rtol=1e-5)
+
+
+def test_a_nan_weight_is_not_hidden():
+    for bound in (elbo, iwae):
+        first, second = vi.bounds.derivatives(bound, jnp.array([[jnp.nan], [-jnp.inf]]))
+        assert jnp.isnan(bound(jnp.array([jnp.nan, 0.0])))
+    assert jnp.isnan(first).any()
+    assert jnp.isnan(second).any()
+
+
+def test_a_bound_may_hold_parameters_of_each_datum():
+    alpha = jnp.array([0.2, 0.5, 0.9])
+
+    def per_datum(log_w):
+        return iwae(log_w * alpha) / alpha
+
+    q = vi.families.normal(jnp.zeros((3, 2)), scale=jnp.ones((3, 2)))
+    log_joint = lambda z: -(z**2).sum(-1)  # noqa: E731
+    for make in (reparam, dreg):
+        whole = make(per_datum)(jax.random.key(0), q, log_joint, 4)
+        single = make(lambda w: iwae(w * 0.5) / 0.5)(jax.random.key(0), q, log_joint, 4)
+        chex.assert_trees_all_close(whole[1], single[1], rtol=1e-6)
+
+
+def test_a_wrapper_inherits_the_declaration_but_not_the_derivatives():
+    tempered = functools.wraps(iwae)(lambda log_w: 2 * iwae(log_w / 2))
+    log_w = jnp.array([0.3, -1.0, 2.0])
+    generic = jax.grad(lambda w: 2 * iwae(w / 2))(log_w)
+    chex.assert_trees_all_close(vi.bounds.first_derivative(tempered, log_w), generic, rtol=1e-5)
+    for wrap in (functools.partial, jax.jit, lambda f: functools.wraps(f)(lambda w: f(w))):
+        with pytest.raises(ValueError, match="dreg: bound must be smooth"):
+            dreg(wrap(vr_max))
 
 
 def test_objectives_print_as_they_are_written():

@@ -1,5 +1,6 @@
 """Bad input is refused before anything is computed, in the house form, with a way out."""
 
+import functools
 import re
 
 import jax
@@ -43,7 +44,39 @@ class Scores:
         return jnp.zeros((*sample_shape, 3, 2))
 
     def log_prob(self, z):
-        return jnp.zeros(z.shape[:-1])
+        return jnp.zeros(z.shape[:-1], jnp.float32)
+
+
+class Counts(Scores):
+    def rsample(self, key, sample_shape=()):
+        return jnp.zeros((*sample_shape, 3, 2), int)
+
+
+class Remembers(Scores):
+    """Keeps what it computed from its parameters in the first trace."""
+
+    @functools.cached_property
+    def scale(self):
+        return jnp.exp(jnp.zeros((3, 2)))
+
+    def rsample(self, key, sample_shape=()):
+        return self.scale * jax.random.normal(key, (*sample_shape, 3, 2))
+
+    def log_prob(self, z):
+        return -((z / self.scale) ** 2).sum(-1)
+
+
+def broken_rule(**fields):
+    def rule(bound, log_w):
+        theta = vi.bounds.first_derivative(bound, log_w)
+        return vi.types.Coefficients(**{"theta": theta, **{k: f(theta) for k, f in fields.items()}})
+
+    return estimator(rule)
+
+
+@vi.bounds.declare(derivatives=lambda log_w: (jnp.ones(log_w.shape[0]), jnp.zeros(log_w.shape[0])))
+def misdeclared(log_w):
+    return log_w.sum(0)
 
 
 class Stuck(Scores):
@@ -73,8 +106,12 @@ REFUSED = {
         "dreg: num_samples must be at least 3 for needs_three (got 2)",
     ),
     "a discrete family": (
-        lambda: call(dreg(iwae), q=dist.Bernoulli(0.3 * jnp.ones((3, 2))).to_event(1)),
-        "dreg: q must be reparameterised (got Independent); use a reparameterised family",
+        lambda: call(
+            dreg(iwae),
+            q=dist.Bernoulli(0.3 * jnp.ones((3, 2))).to_event(1),
+            joint=lambda z: log_joint(1.0 * z),
+        ),
+        "dreg: q must be reparameterised (got Independent(BernoulliProbs)); use a",
     ),
     "a family without rsample": (
         lambda: call(q=Scores()),
@@ -106,15 +143,51 @@ REFUSED = {
     ),
     "a bound that keeps K": (
         lambda: call(reparam(lambda log_w: log_w)),
-        "bound must map [K, *batch] to [*batch] (got [4, 3] to [4, 3]); reduce axis 0",
+        "bound must map [K, *batch] to floating [*batch] (got [4, 3] to [4, 3] float32); reduce",
     ),
     "a bound that drops the batch": (
         lambda: call(dreg(lambda log_w: log_w.mean())),
-        "bound must map [K, *batch] to [*batch] (got [4, 3] to []); reduce axis 0",
+        "bound must map [K, *batch] to floating [*batch] (got [4, 3] to [] float32); reduce",
     ),
     "a rule without theta": (
         lambda: call(estimator(lambda bound, log_w: log_w)(elbo)),
         "rule must return Coefficients",
+    ),
+    "a coefficient per datum": (
+        lambda: call(broken_rule(theta=lambda t: t.sum(0))(elbo)),
+        "rule must return Coefficients of shape [4, 3] (got theta float32 [3]); give theta",
+    ),
+    "a scalar coefficient": (
+        lambda: call(broken_rule(score=lambda t: 1.0)(elbo)),
+        "rule must return Coefficients of shape [4, 3]",
+    ),
+    "declared derivatives of another shape": (
+        lambda: call(dreg(misdeclared)),
+        "derivatives: each of them must have the shape of log_w (got [4] against [4, 3])",
+    ),
+    "integer draws under a path": (
+        lambda: call(q=Counts(), joint=lambda z: log_joint(1.0 * z)),
+        "reparam: q must be reparameterised (got draws of dtype int32)",
+    ),
+    "a q that keeps a tracer": (
+        lambda: call(q=Remembers()),
+        "q and log_joint must keep nothing (got a value kept from an earlier trace); compute what",
+    ),
+    "three things from log_joint": (
+        lambda: call(joint=lambda z: (log_joint(z), z, z)),
+        "log_joint must return log_p or (log_p, aux) (got",
+    ),
+    "a list from log_joint": (
+        lambda: call(joint=lambda z: [log_joint(z)]),
+        "log_joint must return log_p or (log_p, aux) (got list, 2 in all)",
+    ),
+    "an integer bound": (
+        lambda: call(reparam(lambda log_w: (log_w > 0).sum(0))),
+        "bound must map [K, *batch] to floating [*batch] (got [4, 3] to [3] int32)",
+    ),
+    "an objective of an objective": (
+        lambda: reparam(dreg(iwae)),
+        "reparam: bound must be a function (got dreg(iwae)); pass a function of log-weights",
     ),
     "an integer bound input": (lambda: iwae(jnp.arange(3)), "iwae: log_w must be floating"),
     "no weights": (lambda: elbo(jnp.zeros((0, 2))), "elbo: log_w must be [K, *batch]"),

@@ -71,8 +71,9 @@ def free_bits(
 
     .. math:: \max(\mathrm{KL}_j, \lambda).
 
-    Hand it the KL per datum and dimension ``[*batch, D]``, or, as the reference does, its minibatch
-    mean ``[D]``; hand the result to ``elbo_closed_kl`` or ``beta_elbo``.
+    Hand it the KL per datum and dimension, ``[*batch, D]``, and the result to ``elbo_closed_kl`` or
+    ``beta_elbo``. The reference floors the minibatch mean instead: hand it ``kl.mean(0)``, ``[D]``,
+    and the result, with log-likelihoods averaged over the batch too, ``[K]``, to either.
 
     Args:
         kl: KL terms in nats, any shape.
@@ -97,7 +98,8 @@ def free_bits(
 
 
 def _penalised(where, log_lik, kl, beta):
-    log_lik, kl = at_least_float32(where, log_lik, "log_lik"), jnp.asarray(kl)
+    log_lik = at_least_float32(where, log_lik, "log_lik")
+    kl = at_least_float32(where, jnp.asarray(kl)[None], "kl")[0]
     batch = log_lik.shape[1:]
     if kl.shape != batch and kl.shape[:-1] != batch:
         rule = f"have shape {list(batch)} or {[*batch, 'D']}"

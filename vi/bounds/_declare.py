@@ -77,12 +77,27 @@ def declare(
     declared = Declaration(direction, sense, smooth, min_samples, shift, derivatives)
 
     def decorate(bound: B) -> B:
-        bound.declaration = declared  # pyright: ignore[reportFunctionMemberAccess]
+        try:
+            bound.declaration = declared  # pyright: ignore[reportFunctionMemberAccess]
+        except AttributeError:
+            remedy = "declare a function that calls it"
+            got = type(bound).__name__
+            raise refusal("declare", "bound", "take an attribute", got, remedy) from None
         return bound
 
     return decorate
 
 
 def declaration(bound: Bound) -> Declaration:
-    """What ``bound`` declares, or the defaults where it declares nothing."""
-    return getattr(bound, "declaration", Declaration())
+    """What ``bound`` declares, or the defaults where it declares nothing.
+
+    A wrapper (``functools.wraps``, ``functools.partial``, ``jax.jit``) inherits all but the
+    derivatives: those belong to the function that was wrapped.
+    """
+    wrapped = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
+    declared = getattr(bound, "declaration", None)
+    if wrapped is None:
+        return declared or Declaration()
+    inherited = declaration(wrapped)
+    own = declared is not None and declared is not getattr(wrapped, "declaration", None)
+    return declared if own else inherited._replace(derivatives=None)  # pyright: ignore

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi._check import refusal
 from vi.bounds._declare import declaration
 from vi.types import Bound
 
@@ -18,7 +19,7 @@ def first_derivative(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Arr
     """
     declared = declaration(bound).derivatives
     first = _gradient(bound, log_w) if declared is None else declared(log_w)[0]
-    return _without_empty(log_w, first)
+    return _at_each_weight(log_w, first)
 
 
 def derivatives(
@@ -37,7 +38,7 @@ def derivatives(
     """
     declared = declaration(bound).derivatives
     first, second = generic_derivatives(bound, log_w) if declared is None else declared(log_w)
-    return _without_empty(log_w, first), _without_empty(log_w, second)
+    return _at_each_weight(log_w, first), _at_each_weight(log_w, second)
 
 
 def generic_derivatives(
@@ -60,5 +61,9 @@ def _gradient(bound: Bound, log_w):
     return jax.grad(lambda w: bound(w).sum())(log_w)
 
 
-def _without_empty(log_w, coefficient):
+def _at_each_weight(log_w, coefficient):
+    if jnp.shape(coefficient) != log_w.shape:
+        got = f"{list(jnp.shape(coefficient))} against {list(log_w.shape)}"
+        remedy = "give the declared derivatives one entry per weight"
+        raise refusal("derivatives", "each of them", "have the shape of log_w", got, remedy)
     return jnp.where(log_w == -jnp.inf, 0.0, coefficient)

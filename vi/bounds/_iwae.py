@@ -10,8 +10,9 @@ from vi.bounds._floating import at_least_float32
 
 def _derivatives(log_w):
     log_w = at_least_float32("iwae", log_w)
-    some_weight = (log_w > -jnp.inf).any(0, keepdims=True)
-    weight = jax.nn.softmax(jnp.where(some_weight, log_w, 0.0), axis=0) * some_weight
+    some_weight = (log_w != -jnp.inf).any(0, keepdims=True)  # a NaN is one, and must show
+    weight = jax.nn.softmax(jnp.where(some_weight, log_w, 0.0), axis=0)
+    weight = jnp.where(some_weight, weight, 0.0)
     return weight, weight * (1 - weight)
 
 
@@ -21,8 +22,8 @@ def iwae(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
 
     .. math:: \mathcal{L}_K = \log \frac{1}{K} \sum_k w_k.
 
-    The ELBO at K = 1; its mean rises with K towards log p(x) (theorem 1), and for weights of finite
-    variance K (log p(x) - L_K) tends to half the weight's relative variance.
+    The ELBO at K = 1; its mean rises with K towards log p(x) (theorem 1), and for weights with
+    enough moments K (log p(x) - E L_K) tends to half the weight's relative variance.
 
     Args:
         log_w: Log-weights ``[K, *batch]``.

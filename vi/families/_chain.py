@@ -38,9 +38,6 @@ def chain(members: Mapping[str, Member]) -> "Chain":
         >>> z = q.rsample(jax.random.key(0), (7,))
         >>> {name: value.shape for name, value in z.items()}, q.log_prob(z).shape
         ({'z1': (7, 4, 2), 'z2': (7, 4, 2)}, (7, 4))
-
-    References:
-        Ranganath, Tran and Blei (2016), section 2.
     """
     return Chain(members)
 
@@ -95,8 +92,8 @@ class Chain:
             if hasattr(member, "batch_shape") and shape != lead:
                 got = f"{list(shape)} against {list(lead)} of {next(iter(z))!r}"
                 remedy = (
-                    "a conditional must depend on its parents along every axis (an unconditional"
-                    " member is a distribution, not a function)"
+                    "give every member the same batch, and make a conditional depend on its parents"
+                    " along every axis (one that does not is a distribution, not a function)"
                 )
                 raise refusal("chain", f"{name!r}", "have one entry per draw", got, remedy)
         return z
@@ -120,7 +117,8 @@ def _parents(name: str, member: Any, earlier: list[str]) -> tuple[str, ...]:
     if not callable(member):
         rule = "be a distribution or a function of earlier latents"
         raise refusal("chain", f"{name!r}", rule, type(member).__name__, remedy)
-    parents = tuple(inspect.signature(member).parameters)
+    arguments = inspect.signature(member).parameters.values()
+    parents = tuple(a.name for a in arguments if a.default is inspect.Parameter.empty)
     if not parents or not set(parents) <= set(earlier):
         got = f"a function of {list(parents)}"
         raise refusal("chain", f"{name!r}", "depend on earlier latents alone", got, remedy)

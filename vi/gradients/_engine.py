@@ -4,17 +4,24 @@ A rule says what to multiply; this says how: a ``custom_jvp`` (so forward and re
 work) whose value is the bound and whose tangent is contracted with the rule's coefficients.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import zero_from_primal
 
-from vi._check import log_ratio, refusal
+from vi._check import log_ratio
 from vi.gradients._hoist import Hoisted, hoist
 from vi.gradients._linearised import linearise, moving
-from vi.types import Bound, Coefficients, Key, Latent, LogDensity, Rule, Variational
+from vi.gradients._requirements import (
+    is_reparameterised,
+    require_coefficients,
+    require_leading,
+    require_pair,
+    require_path,
+    require_reduction,
+)
+from vi.types import Bound, Coefficients, Key, LogDensity, Rule, Variational
 
 
 class Evaluation(NamedTuple):
@@ -37,8 +44,6 @@ class _Part(NamedTuple):
     first: int
     chunks: int
     size: int
-    batch: tuple[int, ...]
-    dtype: Any
     draw: Hoisted
     log_p: Hoisted
     log_q: Hoisted
@@ -64,8 +69,7 @@ def evaluate(
     num_samples: int,
 ) -> Evaluation:
     """The bound of ``num_samples`` draws, differentiated by ``rule``."""
-    used = _structure(name, rule, bound, num_samples)
-    draw = _sampler(name, q, used)
+    draw = q.rsample if is_reparameterised(q) else q.sample  # pyright: ignore
     size = num_samples if chunk_size is None else min(chunk_size, num_samples)
     full, rest = divmod(num_samples, size)
     parts = [_trace(name, 0, full, size, key, draw, q.log_prob, log_joint)]
@@ -73,14 +77,29 @@ def evaluate(
         parts.append(_trace(name, full, 1, rest, key, draw, q.log_prob, log_joint))
     whole = full == 1 and not rest
     chunk_key = (lambda key, _: key) if whole else jax.random.fold_in
-    log_w = jax.ShapeDtypeStruct((num_samples, *parts[0].batch), parts[0].dtype)
+    key = key if whole else jax.random.split(key, 1)[0]  # consumed either way
+
+    def weigh(of: _Operands):
+        return _weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
+
+    def operands(bound_consts, rule_consts) -> _Operands:
+        consts = [(part.draw.consts, part.log_p.consts, part.log_q.consts) for part in parts]
+        return _Operands(key, consts, bound_consts, rule_consts)
+
+    log_w, _ = jax.eval_shape(weigh, operands([], []))  # with its sharding
     reduce = hoist(name, "bound", bound, log_w)
+    require_reduction(name, log_w, reduce.out)
     weigh_in = hoist(name, "rule", lambda w: rule(bound, w), log_w)
-    _require_reduction(name, log_w, reduce.out)
+    used = require_coefficients(name, log_w, weigh_in.out)
+    if used.path is not None:
+        require_path(name, q, parts[0].draw.out)
+    elif draw != q.sample:
+        draws = [_hoist_draw(name, q.sample, part.size, key) for part in parts]
+        parts = [p._replace(draw=drawn) for p, drawn in zip(parts, draws, strict=True)]
 
     @jax.custom_jvp
     def value_of(of: _Operands) -> Evaluation:
-        log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
+        log_w, aux = weigh(of)
         return Evaluation(reduce.call(of.bound, log_w), log_w, aux)
 
     def value_and_tangent(primals, tangents):
@@ -90,7 +109,7 @@ def evaluate(
             log_w, aux, push = chunk
             tangent = push(weigh_in.call(of.rule, log_w))
         else:
-            log_w, aux = _weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
+            log_w, aux = weigh(of)
             again = jax.random.clone(of.key)
             tangent = _push_all(
                 lambda part, index, operand, direction: _linearised(
@@ -110,62 +129,25 @@ def evaluate(
         return Evaluation(value, log_w, aux), Evaluation(tangent, *held)
 
     value_of.defjvp(value_and_tangent, symbolic_zeros=True)
-    constants = [(part.draw.consts, part.log_p.consts, part.log_q.consts) for part in parts]
-    return value_of(_Operands(key, constants, reduce.consts, weigh_in.consts))
-
-
-def _structure(name: str, rule: Rule, bound: Bound, num_samples: int) -> Coefficients:
-    """Which coefficients the rule gives, found without computing."""
-    log_w = jax.ShapeDtypeStruct((num_samples,), jnp.float32)
-    used = jax.eval_shape(lambda w: rule(bound, w), log_w)
-    if not isinstance(used, Coefficients) or used.theta is None:
-        remedy = "return vi.types.Coefficients(theta=..., path=..., score=...), theta always given"
-        raise refusal(name, "rule", "return Coefficients", type(used).__name__, remedy)
-    return used
-
-
-def _sampler(name: str, q: Variational, used: Coefficients) -> Callable[..., Latent]:
-    if used.path is None:
-        return q.sample
-    rsample = getattr(q, "rsample", None)
-    if rsample is None or not getattr(q, "has_rsample", True):
-        remedy = (
-            "use a reparameterised family such as vi.families.normal, or a rule without a path"
-            " term (vi.gradients.estimator)"
-        )
-        raise refusal(name, "q", "be reparameterised", type(q).__name__, remedy)
-    return rsample
+    return value_of(operands(reduce.consts, weigh_in.consts))
 
 
 def _trace(name, first, chunks, size, key, draw, log_q, log_joint) -> _Part:
     def joint_and_aux(z):
         out = log_joint(z)
-        return out if isinstance(out, tuple) else (out, None)
+        return require_pair(name, out if isinstance(out, tuple) else (out, None))
 
-    abstract_key = jax.ShapeDtypeStruct((), key.dtype)
-    sample = hoist(name, "q.rsample", lambda k: draw(k, (size,)), abstract_key)
+    sample = _hoist_draw(name, draw, size, key)
     log_p = hoist(name, "log_joint", joint_and_aux, sample.out)
     scored = hoist(name, "q.log_prob", lambda z: (log_q(z), None), sample.out)
-    _require_leading(name, "q", "draws", sample.out, size)
-    _require_leading(name, "log_joint", "aux", log_p.out[1], size)
-    log_w = jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
-    return _Part(first, chunks, size, log_w.shape[1:], log_w.dtype, sample, log_p, scored)
+    require_leading(name, "q", "draws", sample.out, size)
+    require_leading(name, "log_joint", "aux", log_p.out[1], size)
+    jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
+    return _Part(first, chunks, size, sample, log_p, scored)
 
 
-def _require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        if leaf.shape[:1] != (size,):
-            got = f"{what}{jax.tree_util.keystr(path)} of shape {list(leaf.shape)} for K = {size}"
-            remedy = "give every leaf one entry per sample on axis 0"
-            raise refusal(name, argument, f"return {what} that lead with the K axis", got, remedy)
-
-
-def _require_reduction(name: str, log_w, out) -> None:
-    """Refuse a bound that keeps the K axis or drops a batch axis, before anything is computed."""
-    if getattr(out, "shape", None) != log_w.shape[1:]:
-        got = f"{list(log_w.shape)} to {list(getattr(out, 'shape', [type(out).__name__]))}"
-        remedy = "reduce axis 0 and no other, for instance log_w.mean(0)"
-        raise refusal(name, "bound", "map [K, *batch] to [*batch]", got, remedy)
+def _hoist_draw(name: str, draw, size: int, key: Key) -> Hoisted:
+    return hoist(name, "q", lambda k: draw(k, (size,)), jax.ShapeDtypeStruct((), key.dtype))
 
 
 def _weigh_all(name: str, parts: list[_Part], chunk_key, operands):
@@ -214,7 +196,7 @@ def _linearised(name: str, used: Coefficients, part: _Part, key: Key, operand, d
 
 def _push_all(push_of, parts: list[_Part], operands, directions, coefficients: Coefficients):
     """The second pass: redraw each chunk from its own key and contract, rematerialised."""
-    total, start = jnp.zeros_like(coefficients.theta[0]), 0
+    total, start = 0.0 * coefficients.theta[0], 0  # zeros, sharded as the sum will be
     for part, operand, direction in zip(parts, operands, directions, strict=True):
 
         @jax.checkpoint

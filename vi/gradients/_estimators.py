@@ -121,7 +121,8 @@ def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
         (True, True)
 
     References:
-        Tucker, Lawson, Gu and Maddison (2019), eq. 7-8; Roeder, Wu and Duvenaud (2017), eq. 8.
+        Tucker, Lawson, Gu and Maddison (2019), eq. 7-8; Roeder, Wu and Duvenaud (2017), for
+        the ELBO.
     """
     if not declaration(bound).smooth:
         remedy = "use reparam, which is unbiased on kinks"

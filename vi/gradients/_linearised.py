@@ -76,7 +76,7 @@ def linearise(
             return (outer * pushforward(scaled, params.tangents)).sum(0)
         outer = through if draws.at else held
         if not (draws.at or params.at) or outer is None:
-            return jnp.zeros(value.shape[1:], value.dtype)
+            return jnp.zeros_like(value[0])
         return (outer * pushforward(draws.tangents, params.tangents)).sum(0)
 
     return Linearised(value, aux, push)
@@ -88,12 +88,17 @@ def _factors(held, through):
     Entry k depends on z_k alone, so its path tangent may be scaled on the way in (inner) or on the
     way out (outer); parameters are shared by all k and can only be scaled on the way out. Scaling z
     in and everything out is one pass for both. Where ``held`` vanishes beside ``through`` the ratio
-    has no value: there ``held`` is floored at rounding level.
+    has no value: there ``held`` is floored at rounding level. Where the two are one, as under
+    ``reparam``, no quotient is taken, and where one would overflow when differentiated again it is
+    held constant.
     """
-    floor = jnp.finfo(held.dtype).eps * jnp.abs(through)
+    limits = jnp.finfo(held.dtype)
+    floor = limits.eps * jnp.abs(through)
     outer = jnp.where(jnp.abs(held) < floor, jnp.copysign(floor, held), held)
-    empty = outer == 0
-    return jnp.where(empty, 0.0, through / jnp.where(empty, 1.0, outer)), outer
+    same, tiny = through == outer, jnp.abs(outer) < limits.tiny**0.5
+    at = jax.lax.stop_gradient((through, jnp.where(outer == 0, 1.0, outer)))
+    ratio = jnp.where(tiny, at[0] / at[1], through / jnp.where(tiny, 1.0, outer))
+    return jnp.where(same, 1.0, ratio), outer
 
 
 def _scale(where: str, factor, tangent):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 from jaxtyping import Array, Float
 
 from vi._check import refusal, require_count, require_key
@@ -24,7 +25,8 @@ class Objective:
         rule: The gradient estimator.
         bound: The bound.
         chunk_size: Draws held in memory at once, or None for all K. Each chunk draws from its own
-            key, so another chunk size is another set of draws.
+            key, so another chunk size is another set of draws; a key that ``log_joint`` closes over
+            is the same in every chunk. Call it under ``jit``: eagerly, it compiles at each call.
     """
 
     rule: Rule
@@ -32,7 +34,7 @@ class Objective:
     chunk_size: int | None = None
 
     def __post_init__(self):
-        if not callable(self.bound):
+        if not callable(self.bound) or isinstance(self.bound, Objective):
             remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
             raise refusal(_name(self.rule), "bound", "be a function", repr(self.bound), remedy)
         if self.chunk_size is not None:
@@ -73,9 +75,14 @@ class Objective:
             rule = f"be at least {least} for {_name(self.bound)}"
             remedy = "draw more samples per bound"
             raise refusal(name, "num_samples", rule, num_samples, remedy)
-        return _engine.evaluate(
-            name, self.rule, self.bound, self.chunk_size, key, q, log_joint, num_samples
-        )
+        try:
+            return _engine.evaluate(
+                name, self.rule, self.bound, self.chunk_size, key, q, log_joint, num_samples
+            )
+        except jax.errors.UnexpectedTracerError as error:
+            got = "a value kept from an earlier trace"
+            remedy = "compute what they cache (a cached property, an attribute) in __init__"
+            raise refusal(name, "q and log_joint", "keep nothing", got, remedy) from error
 
     def __repr__(self) -> str:
         chunk = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"

@@ -1,0 +1,74 @@
+"""What the engine asks of its parts before anything is computed."""
+
+import jax
+import jax.numpy as jnp
+
+from vi._check import refusal
+from vi.types import Coefficients, Variational
+
+
+def is_reparameterised(q: Variational) -> bool:
+    return callable(getattr(q, "rsample", None)) and getattr(q, "has_rsample", True)
+
+
+def require_path(name: str, q: Variational, draws) -> None:
+    """Refuse draws through which no derivative flows, for a rule that has a path term."""
+    rule = "be reparameterised"
+    remedy = (
+        "use a reparameterised family such as vi.families.normal, or a rule without a path"
+        " term (vi.gradients.estimator)"
+    )
+    if not is_reparameterised(q):
+        raise refusal(name, "q", rule, _type_name(q), remedy)
+    for path, leaf in jax.tree.leaves_with_path(draws):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            got = f"draws{jax.tree_util.keystr(path)} of dtype {leaf.dtype}"
+            raise refusal(name, "q", rule, got, remedy)
+
+
+def _type_name(q) -> str:
+    base = getattr(q, "base_dist", None)
+    return type(q).__name__ + ("" if base is None else f"({_type_name(base)})")
+
+
+def require_coefficients(name: str, log_w, out) -> Coefficients:
+    """Refuse what is not one floating coefficient per weight, or None; theta is always given."""
+    rule = f"return Coefficients of shape {list(log_w.shape)}"
+    remedy = "give theta, and path and score where they are not None, one float per weight"
+    if not isinstance(out, Coefficients) or out.theta is None:
+        raise refusal(name, "rule", rule, type(out).__name__, remedy)
+    for field, value in out._asdict().items():
+        if value is not None and not _is_floating(value, log_w.shape):
+            got = f"{field} {value.dtype} {list(value.shape)}"
+            raise refusal(name, "rule", rule, got, remedy)
+    return out
+
+
+def require_pair(name: str, out: tuple) -> tuple:
+    """Refuse what is neither a log-density nor ``(log_p, aux)``."""
+    if len(out) != 2 or not hasattr(out[0], "dtype"):
+        got = f"{type(out[0]).__name__}, {len(out)} in all" if out else "an empty tuple"
+        remedy = "return [K, *batch] nats, and what else there is as one pytree beside them"
+        raise refusal(name, "log_joint", "return log_p or (log_p, aux)", got, remedy)
+    return out
+
+
+def require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if leaf.shape[:1] != (size,):
+            got = f"{what}{jax.tree_util.keystr(path)} of shape {list(leaf.shape)} for K = {size}"
+            remedy = "give every leaf one entry per sample on axis 0"
+            raise refusal(name, argument, f"return {what} that lead with the K axis", got, remedy)
+
+
+def require_reduction(name: str, log_w, out) -> None:
+    """Refuse a bound that keeps the K axis, drops a batch axis or is not real."""
+    if not hasattr(out, "dtype") or not _is_floating(out, log_w.shape[1:]):
+        to = f"{list(out.shape)} {out.dtype}" if hasattr(out, "dtype") else type(out).__name__
+        remedy = "reduce axis 0 and no other, for instance log_w.mean(0)"
+        got = f"{list(log_w.shape)} to {to}"
+        raise refusal(name, "bound", "map [K, *batch] to floating [*batch]", got, remedy)
+
+
+def _is_floating(value, shape: tuple[int, ...]) -> bool:
+    return value.shape == shape and bool(jnp.issubdtype(value.dtype, jnp.floating))
