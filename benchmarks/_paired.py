@@ -78,10 +78,23 @@ def command_line(description: str | None, *, num_steps: int, **options: Any) -> 
     )
     for name, option in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **option)
-    parser.add_argument("--num-steps", type=int, default=num_steps, help="steps per timed scan")
-    parser.add_argument("--num-pairs", type=int, default=30, help="interleaved pairs")
+    parser.add_argument("--num-steps", type=count, default=num_steps, help="steps per timed scan")
+    parser.add_argument("--num-pairs", type=count, default=30, help="interleaved pairs")
     parser.add_argument("--out", type=pathlib.Path, help="write the figures here, as JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.out:
+        try:
+            args.out.touch()
+        except OSError as error:
+            parser.error(f"argument --out: cannot write to {args.out} ({error.strerror})")
+    return args
+
+
+def count(text: str) -> int:
+    """A flag that is an integer of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1 (got {text})")
+    return int(text)
 
 
 def report(title: str, rows: Iterable[Row], args: argparse.Namespace) -> None:

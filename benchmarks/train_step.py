@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 import optax
 
 import vi
-from benchmarks._paired import Row, command_line, compiled, paired, report
+from benchmarks._paired import Row, command_line, compiled, count, paired, report
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, 200, 50, 100
 
@@ -117,7 +117,7 @@ def measure(num_samples, num_steps, num_pairs):
 
 
 def main():
-    samples = {"type": int, "nargs": "+", "default": [1, 5, 50], "metavar": "K"}
+    samples = {"type": count, "nargs": "+", "default": [1, 5, 50], "metavar": "K"}
     args = command_line(__doc__, num_steps=200, num_samples=samples)
     rows = (measure(k, args.num_steps, args.num_pairs) for k in args.num_samples)
     report("dreg(iwae) against a hand-written fused step", rows, args)

@@ -20,6 +20,7 @@ class Evaluation(NamedTuple):
     """Per test image, in nats, but for ``active_units``; ``bounds`` is ``{K: [M]}``."""
 
     nll: np.ndarray
+    effective_samples: np.ndarray
     rate: np.ndarray
     distortion: np.ndarray
     active_units: int
@@ -37,6 +38,7 @@ def evaluate(
     means = posterior(model, x).mean
     return Evaluation(
         nll=-np.asarray(evidence.value),
+        effective_samples=np.asarray(evidence.effective_sample_size),
         rate=np.asarray(terms.rate),
         distortion=np.asarray(terms.distortion),
         active_units=int(vi.diagnostics.active_units(means).count),

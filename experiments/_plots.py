@@ -53,6 +53,7 @@ def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     figure, axes = plt.subplots(1, len(means), figsize=(4.6 * len(means), 4.4), squeeze=False)
     dots = None
     for axis, (name, points) in zip(axes[0], means.items(), strict=True):
+        points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
         centred = points - points.mean(0)
         _, singular, directions = np.linalg.svd(centred, full_matrices=False)
         explained = (singular[:2] ** 2).sum() / (singular**2).sum()

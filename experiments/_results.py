@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("vi", "jax", "flax", "optax", "numpyro", "numpy")
+PACKAGES = ("vi", "jax", "flax", "optax", "numpyro", "numpy", "scikit-learn")
 
 
 class Metric(NamedTuple):
@@ -34,15 +34,21 @@ class Metric(NamedTuple):
 
 def prepare(out: pathlib.Path, protocol: Mapping[str, Any]) -> None:
     """Make ``out`` ready to write to; refuse a folder that holds results of another protocol."""
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.jsonl").touch()
+    except OSError as error:
+        raise ValueError(
+            f"--out: cannot write to {out} ({error.strerror}); choose another"
+        ) from None
     previous = out / "results.json"
     if not previous.exists():
         return
     try:
-        before = json.loads(previous.read_text())["protocol"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        before = dict(json.loads(previous.read_text())["protocol"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         raise ValueError(f"--out: {previous} is not a results file; choose another --out") from None
-    now = json.loads(json.dumps(protocol))
+    now = json.loads(json.dumps(protocol, allow_nan=False))
     differing = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     if differing:
         raise ValueError(
@@ -76,7 +82,7 @@ def write_results(
     }
     path = out / "results.json"
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
     return path
 

@@ -8,8 +8,8 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,15 @@ from flax import nnx
 
 import vi
 from experiments import _evaluate, _plots, _results
-from experiments._data import TEST_BITS_SEED, Images, binarise, fixed_test, load_digits
+from experiments._config import Config, check
+from experiments._data import (
+    TEST_BITS_SEED,
+    Images,
+    binarise,
+    fingerprint,
+    fixed_test,
+    load_digits,
+)
 from experiments._evaluate import Evaluation, mean_and_stderr, paired
 from experiments._results import Metric
 from experiments._vae import VAE, build_vae, log_joint, posterior
@@ -27,38 +35,6 @@ from experiments._vae import VAE, build_vae, log_joint, posterior
 BOUNDS = {"elbo": vi.bounds.elbo, "iwae": vi.bounds.iwae}
 GRADIENTS = {"reparam": vi.gradients.reparam, "dreg": vi.gradients.dreg}
 SHOWN = 12
-
-
-@dataclass(frozen=True)
-class Config:
-    """Train a VAE with each bound and compare them on held-out digits."""
-
-    bounds: Annotated[
-        tuple[Literal["elbo", "iwae"], ...], tyro.conf.arg(metavar="{elbo,iwae} ...")
-    ] = field(default=("elbo", "iwae"))
-    """Bounds to train with; differences are against the first."""
-    gradient: Literal["reparam", "dreg"] = "dreg"
-    """Gradient estimator, for every bound."""
-    num_samples: int = 20
-    """K, draws of z per image and step."""
-    num_steps: int = 4000
-    """Optimiser steps per bound."""
-    batch_size: int = 100
-    """Images per step."""
-    learning_rate: float = 3e-3
-    """Adam's initial rate; it falls to 0 along a cosine."""
-    hidden: int = 128
-    """Units in each of the two hidden layers, of encoder and decoder."""
-    latent: int = 20
-    """Dimensions of z."""
-    eval_samples: int = 5000
-    """K of the test NLL."""
-    seed: int = 0
-    """Fixes initialisation, minibatches, bits and noise; the test bits are always the same."""
-    out: pathlib.Path | None = None
-    """Folder for results and pictures; by default runs/vae/digits-<seed>."""
-    progress: bool | None = None
-    """Show the progress bar; by default if stderr is a terminal."""
 
 
 class Trained(NamedTuple):
@@ -108,6 +84,8 @@ def train(config: Config, bound: str, images: Images, x_test: jax.Array) -> Trai
         eval_every=max(config.num_steps // 20, 1),
         progress=config.progress,
     )
+    if int(result.state.step) < config.num_steps:
+        raise ValueError(f"training with {objective} {result.stopped}; lower --learning-rate")
     model = result.state.model
     scores = _evaluate.evaluate(test_key, model, x_test, num_samples=config.eval_samples)
     return Trained(model, result, scores)
@@ -124,6 +102,9 @@ def measure(config: Config, trained: dict[str, Trained]) -> dict[str, dict[str, 
             "training bound": Metric(float(tail)),
             f"test NLL, k = {config.eval_samples}": Metric(*mean_and_stderr(scores.nll)),
             f"test NLL - {config.bounds[0]}'s, paired": gap,
+            f"least ESS of the {config.eval_samples}": Metric(
+                float(scores.effective_samples.min()), unit="count"
+            ),
             "rate": Metric(*mean_and_stderr(scores.rate)),
             "distortion": Metric(*mean_and_stderr(scores.distortion)),
             "active units": Metric(scores.active_units, unit="count"),
@@ -184,46 +165,51 @@ def lines(trained: dict[str, Trained]) -> list[dict[str, Any]]:
 def experiment(config: Config, out: pathlib.Path) -> dict[str, dict[str, Metric]]:
     """Train, measure, draw and write; returns the table."""
     begun = time.perf_counter()
+    check(config)
     images = load_digits()
+    x_test = fixed_test(images)
     protocol = {k: v for k, v in asdict(config).items() if k not in ("out", "progress")} | {
         "data": images.name,
         "train_images": len(images.train),
         "test_images": len(images.test),
         "binarisation": f"train: fresh every step; test: once, seed {TEST_BITS_SEED}",
+        "test_bits_sha256": fingerprint(x_test),
         "optimizer": "adam, cosine decay to 0",
         "prior": "standard normal",
         "hidden_layers": "two, tanh, Glorot uniform; output bias: logit of the mean pixel",
         "published_reference": None,
     }
     _results.prepare(out, protocol)
-    x_test = fixed_test(images)
     trained = {}
     for bound in config.bounds:
         print(f"training with {GRADIENTS[config.gradient](BOUNDS[bound])} ...", file=sys.stderr)
         trained[bound] = train(config, bound, images, x_test)
     metrics = measure(config, trained)
     _results.write_metrics(out / "metrics.jsonl", lines(trained))
-    pictures = _plots.save(draw(config, trained, images, x_test), out)
     seconds = time.perf_counter() - begun
     _results.write_results(out, "vae", protocol, metrics, seed=config.seed, seconds=seconds)
     _results.print_table(
         f"VAE on {images.name}: K = {config.num_samples}, {config.gradient}, seed {config.seed}",
         metrics,
-        f"± is the standard error over {len(images.test)} test images; nats per image, lower NLL is"
-        f" better.\nWritten to {out}: results.json, metrics.jsonl, {', '.join(pictures)}"
-        f" ({seconds:.0f} s).",
+        f"± is the standard error over {len(images.test)} test images, for this seed; lower NLL is"
+        " better.",
     )
+    pictures = _plots.save(draw(config, trained, images, x_test), out)
+    print(f"{time.perf_counter() - begun:.0f} s; written to {out}: results.json, metrics.jsonl and")
+    print("  " + ", ".join(pictures))
     return metrics
 
 
 def main() -> None:
     """Run from the command line."""
-    config = tyro.cli(Config, description=__doc__)
+    config = tyro.cli(Config, description=__doc__, prog="python -m experiments.vae")
     out = config.out or pathlib.Path("runs/vae") / f"digits-{config.seed}"
     try:
         experiment(config, out)
     except ValueError as error:
         sys.exit(f"experiments.vae: {error}")
+    except KeyboardInterrupt:
+        sys.exit("experiments.vae: interrupted; no results were written")
 
 
 if __name__ == "__main__":

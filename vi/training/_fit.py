@@ -61,8 +61,9 @@ def fit(
     The same steps as ``run`` with the same key, in chunks of one program, compiled once per step
     object, shapes, ``batch_size`` and ``chunk_steps``. Between chunks the host draws the bar, calls
     ``evaluate`` and looks for a loss or parameters that are not finite; if there are any it replays
-    the chunk to find the step, warns, and returns the last good state. The state passed in stays
-    usable.
+    the chunk to find the step, warns, and returns the last good state; an optimiser that skips such
+    steps (``optax.apply_if_finite``) needs ``run``. The state passed in stays usable. What
+    ``evaluate`` raises, and an interrupt, go through, and the steps since are lost.
 
     Args:
         key: Fixes the order of the data, the noise of every step and that of ``evaluate``.
@@ -109,7 +110,7 @@ def fit(
         if evaluate is None:
             remedy = "pass evaluate=..., or leave eval_every out"
             raise refusal("fit", "eval_every", "come with evaluate", "no evaluate", remedy)
-    require_run("fit", key, state, data, batch_size)
+    require_run("fit", key, step, state, data, batch_size)
 
     advance = functools.partial(
         chunk, key, step, jax.tree.map(jnp.asarray, data), batch_size=batch_size, capacity=capacity
@@ -140,7 +141,7 @@ def fit(
             bar.advance(steps, history[-1]["loss"])
             evaluated = bool(evaluations) and evaluations[-1]["step"] == at
             if evaluate is not None and at == eval_at and not evaluated:
-                evaluations.append(_evaluation(evaluate, key, carry.state))
+                evaluations.append(_evaluation(evaluate, key, carry.state, evaluations))
             if chunk_steps is None:
                 length = int(np.clip(steps * _CHUNK_SECONDS / seconds, 1, capacity))
     if stopped:
@@ -161,11 +162,16 @@ def _timed(advance, carry, num_steps):
     return result, time.perf_counter() - begun
 
 
-def _evaluation(evaluate, key, state) -> dict[str, np.ndarray]:
+def _evaluation(evaluate, key, state, before) -> dict[str, np.ndarray]:
     key = jax.random.fold_in(jax.random.fold_in(key, 2), state.step)
     values = evaluate(key, state)
     if not isinstance(values, dict) or "step" in values:
         got = f"names {list(values)}" if isinstance(values, dict) else type(values).__name__
         remedy = "return {name: scalar or array}; the step is added to it"
         raise refusal("fit", "evaluate", "return a dict without step", got, remedy)
-    return jax.tree.map(np.asarray, {"step": state.step, **values})
+    now = jax.tree.map(np.asarray, {"step": state.step, **values})
+    shapes = [jax.tree.map(np.shape, e) for e in (now, *before[:1])]
+    if shapes[0] != shapes[-1]:
+        got, remedy = f"{shapes[0]} after {shapes[-1]}", "return the same at every call"
+        raise refusal("fit", "evaluate", "return the same names and shapes", got, remedy)
+    return now

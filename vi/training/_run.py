@@ -66,15 +66,18 @@ def run(
     """
     num_steps = require_count("run", "num_steps", num_steps)
     batch_size = require_count("run", "batch_size", batch_size)
-    require_run("run", key, state, data, batch_size)
+    require_run("run", key, step, state, data, batch_size)
     body = on_minibatches(key, step, data, batch_size)
     end, history = lax.scan(lambda carry, _: body(carry), begin(state, data), length=num_steps)
     return end.state, history
 
 
-def require_run(where: str, key, state, data, batch_size: int) -> None:
+def require_run(where: str, key, step, state, data, batch_size: int) -> None:
     """Refuse what no step could be taken with."""
     require_key(where, key)
+    if not callable(step):
+        remedy = "make one with gradient_step(loss, optimizer)"
+        raise refusal(where, "step", "be a function", repr(step), remedy)
     require_state(where, state)
     require_data(where, data, batch_size)
 
@@ -110,9 +113,14 @@ def on_minibatches(
         )
         rows = lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        moved, metrics = step(state, jax.random.fold_in(noise_key, state.step), batch)
-        if "loss" not in metrics:
-            got = f"names {list(metrics)}"
+        returned = step(state, jax.random.fold_in(noise_key, state.step), batch)
+        try:
+            moved, metrics = returned
+        except (TypeError, ValueError):
+            rule, got = "return (state, metrics)", type(returned).__name__
+            raise refusal("step", "it", rule, got, "return the state, then a dict") from None
+        if not isinstance(metrics, dict) or "loss" not in metrics:
+            got = f"names {list(metrics)}" if isinstance(metrics, dict) else type(metrics).__name__
             raise refusal("step", "metrics", "contain loss", got, "return {'loss': value, ...}")
         # The count is the place in the data: a step of the user's own that forgets it stays put.
         return Carry(replace(moved, step=state.step + 1), order, epoch), metrics

@@ -136,6 +136,8 @@ def _updated(state: State, gradient, optimizer) -> State:
 
 
 def _scalar(where, value):
+    if value is None:
+        raise refusal(where, "loss", "return a scalar", "None", "return the value to minimise")
     if jnp.shape(value) != ():
         got, remedy = f"shape {list(jnp.shape(value))}", "take the mean over the batch"
         raise refusal(where, "loss", "return a scalar", got, remedy)
