@@ -47,20 +47,20 @@ def decode(params, z):
     return dense(params, "logits", h)
 
 
-def library_value_and_grad(params, key, x, num_samples):
-    objective = vi.gradients.dreg(vi.bounds.iwae)
+def loss(objective, params, key, x, num_samples):
+    loc, log_scale = encode(params, x)
+    q = vi.families.normal(loc, log_scale=log_scale)
     prior = dist.Normal(jnp.zeros(LATENT), 1.0).to_event(1)
 
-    def loss(params):
-        loc, log_scale = encode(params, x)
-        q = vi.families.normal(loc, log_scale=log_scale)
+    def log_joint(z):
+        return prior.log_prob(z) + vi.likelihoods.bernoulli(decode(params, z)).log_prob(x)
 
-        def log_joint(z):
-            return prior.log_prob(z) + vi.likelihoods.bernoulli(decode(params, z)).log_prob(x)
+    return -objective(key, q, log_joint, num_samples).mean()
 
-        return -objective(key, q, log_joint, num_samples).mean()
 
-    return jax.value_and_grad(loss)(params)
+def library_value_and_grad(params, key, x, num_samples):
+    objective = vi.gradients.dreg(vi.bounds.iwae)
+    return jax.value_and_grad(lambda p: loss(objective, p, key, x, num_samples))(params)
 
 
 def hand_value_and_grad(params, key, x, num_samples):

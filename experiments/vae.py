@@ -209,7 +209,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"experiments.vae: {error}")
     except KeyboardInterrupt:
-        sys.exit("experiments.vae: interrupted; no results were written")
+        sys.exit("experiments.vae: interrupted")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,20 @@ def renyi_half(log_w):
     return iwae(0.5 * log_w) / 0.5
 
 
+def test_declared_derivatives_are_the_ones_tried_at_minus_inf():
+    """Right wherever every weight is positive, NaN beside a weight of zero."""
+
+    def derivatives(log_w):
+        weight = jnp.where((log_w == -jnp.inf).any(0), jnp.nan, jax.nn.softmax(log_w, axis=0))
+        return weight, weight * (1 - weight)
+
+    @declare(derivatives=derivatives)
+    def twin(log_w):
+        return iwae(log_w)
+
+    assert check_bound(twin).failed == ("-inf",)
+
+
 slow = pytest.mark.slow
 GOOD = {
     "elbo": elbo,

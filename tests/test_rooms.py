@@ -27,14 +27,18 @@ WITHOUT_NUMPYRO = ["types", "bounds", "gradients", "training"]
 LINES = 250
 
 
-def imported_rooms(path: pathlib.Path) -> set[str]:
+def imported_names(path: pathlib.Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {n.split(".")[1] for n in names if n.startswith("vi.")}
+    return {n for n in names if n.startswith("vi.")}
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    return {name.split(".")[1] for name in imported_names(path)}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,14 @@ def test_a_room_imports_lower_floors_only(path):
     for other in imported_rooms(path) - {room}:
         assert FLOORS[other] < FLOORS[room], f"{room} imports {other}"
         assert other not in MAY_NOT.get(room, ()), f"{room} imports {other}"
+
+
+def test_a_room_is_entered_by_its_front_door():
+    for path in ROOT.glob("vi/**/*.py"):
+        for name in imported_names(path):
+            room, *inside = name.split(".")[1:]
+            if path.relative_to(ROOT / "vi").parts[0] != room and room != "_check":
+                assert not any(part.startswith("_") for part in inside), f"{path} imports {name}"
 
 
 def test_nothing_in_vi_imports_what_stands_on_it():

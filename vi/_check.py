@@ -1,5 +1,8 @@
 """The house form of a refusal, and the checks that several rooms make."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -40,26 +43,46 @@ def require_count(where: str, argument: str, value, least: int = 1) -> int:
     return count
 
 
+def is_reparameterised(q) -> bool:
+    """Whether derivatives flow through the draws of ``q``, by what it says of itself."""
+    return callable(getattr(q, "rsample", None)) and getattr(q, "has_rsample", True)
+
+
+def at_least_float32(where: str, log_w, name: str = "log_w"):
+    """``log_w`` in float32 or wider; half precision loses nats, integers are refused."""
+    log_w = jnp.asarray(log_w)
+    if not jnp.issubdtype(log_w.dtype, jnp.floating):
+        remedy = "these are nats: pass floats"
+        raise refusal(where, name, "be floating", f"dtype {log_w.dtype}", remedy)
+    if log_w.ndim == 0 or log_w.shape[0] == 0:
+        remedy = "give the sample axis first, with at least one sample"
+        raise refusal(where, name, "be [K, *batch]", f"shape {list(log_w.shape)}", remedy)
+    return log_w.astype(jnp.promote_types(log_w.dtype, jnp.float32))
+
+
 def log_ratio(where: str, num_samples: int, log_p, log_q) -> jax.Array:
     """``log_p - log_q`` in at least float32, both checked to be floating ``[K, *batch]``."""
-    _require_log_density(where, "log_joint", log_p, num_samples)
-    _require_log_density(where, "q.log_prob", log_q, num_samples)
-    if log_p.shape != log_q.shape:
-        got = f"{list(log_p.shape)} against {list(log_q.shape)}"
-        remedy = "sum both over their event axes, and give both the same batch"
-        raise refusal(where, "log_joint", "have the shape of q.log_prob", got, remedy)
+    require_log_densities(where, num_samples, {"log_joint": log_p, "q.log_prob": log_q})
     dtype = jnp.promote_types(jnp.result_type(log_p, log_q), jnp.float32)
     return log_p.astype(dtype) - log_q.astype(dtype)
 
 
-def _require_log_density(where: str, name: str, value, num_samples: int) -> None:
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        got = f"dtype {jnp.result_type(value)}"
-        raise refusal(where, name, "return a floating log-density", got, "return nats as floats")
-    if jnp.shape(value)[:1] != (num_samples,):
-        got = f"shape {list(jnp.shape(value))} for K = {num_samples}"
-        remedy = (
-            "keep the sample axis first, sum over event axes only, and return one entry per"
-            " sample and datum (vi.testing.describe prints the shapes)"
-        )
-        raise refusal(where, name, "return [K, *batch]", got, remedy)
+def require_log_densities(where: str, num_samples: int, densities: Mapping[str, Any]) -> None:
+    """Refuse what is not a floating ``[K, *batch]``, of one batch with ``q.log_prob``."""
+    for name, value in densities.items():
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            rule, got = "return a floating log-density", f"dtype {jnp.result_type(value)}"
+            raise refusal(where, name, rule, got, "return nats as floats")
+        if jnp.shape(value)[:1] != (num_samples,):
+            got = f"shape {list(jnp.shape(value))} for K = {num_samples}"
+            remedy = (
+                "keep the sample axis first, sum over event axes only, and return one entry per"
+                " sample and datum (vi.testing.describe prints the shapes)"
+            )
+            raise refusal(where, name, "return [K, *batch]", got, remedy)
+    shape = jnp.shape(densities["q.log_prob"])
+    for name, value in densities.items():
+        if jnp.shape(value) != shape:
+            got = f"{list(jnp.shape(value))} against {list(shape)}"
+            remedy = "sum both over their event axes, and give both the same batch"
+            raise refusal(where, name, "have the shape of q.log_prob", got, remedy)

@@ -4,8 +4,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vi._check import refusal
-from vi.bounds._floating import at_least_float32
+from vi._check import at_least_float32, refusal
 
 
 def elbo_closed_kl(

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi._check import at_least_float32
 from vi.bounds._declare import declare
-from vi.bounds._floating import at_least_float32
 
 
 def _derivatives(log_w):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count, require_key
+from vi._check import require_count, require_key, require_log_densities
 from vi.types import Key, LogDensity, Variational
 
 
@@ -81,9 +81,8 @@ def rate_distortion(
     log_lik = log_likelihood(z)
     log_lik = log_lik[0] if isinstance(log_lik, tuple) else log_lik
     log_q, log_prior = q.log_prob(z), prior.log_prob(z)
-    _require_same_shape(
-        num_samples, log_q, {"prior.log_prob": log_prior, "log_likelihood": log_lik}
-    )
+    densities = {"q.log_prob": log_q, "prior.log_prob": log_prior, "log_likelihood": log_lik}
+    require_log_densities("rate_distortion", num_samples, densities)
 
     dtype = jnp.promote_types(jnp.result_type(log_q, log_prior, log_lik), jnp.float32)
 
@@ -98,14 +97,3 @@ def rate_distortion(
         log_joint=log_lik + log_prior,
         entropy=-log_q,
     )
-
-
-def _require_same_shape(num_samples, log_q, others):
-    rule, remedy = "return [K, *batch]", "keep the sample axis first and sum over event axes only"
-    for name, value in {"q.log_prob": log_q, **others}.items():
-        if jnp.shape(value)[:1] != (num_samples,):
-            got = f"shape {list(jnp.shape(value))} for K = {num_samples}"
-            raise refusal("rate_distortion", name, rule, got, remedy)
-        if value.shape != log_q.shape:
-            got = f"{list(value.shape)} against {list(log_q.shape)}"
-            raise refusal("rate_distortion", name, "have the shape of q.log_prob", got, remedy)

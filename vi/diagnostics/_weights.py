@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi.bounds._floating import at_least_float32
+from vi._check import at_least_float32
 
 
 class WeightSums(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import refusal
+from vi._check import is_reparameterised, refusal
 from vi.types import Key, Variational
 
 Member = Variational | Callable[..., Variational]
@@ -130,7 +130,7 @@ def _sample(name, member, key, sample_shape):
 
 
 def _rsample(name, member, key, sample_shape):
-    if not hasattr(member, "rsample") or not getattr(member, "has_rsample", True):
+    if not is_reparameterised(member):
         remedy = "use a reparameterised member, or draw with sample"
         raise refusal("chain", f"{name!r}", "be reparameterised", type(member).__name__, remedy)
     return member.rsample(key, sample_shape)

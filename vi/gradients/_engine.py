@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import zero_from_primal
 
-from vi._check import log_ratio
+from vi._check import is_reparameterised, log_ratio
 from vi.gradients._hoist import Hoisted, hoist
 from vi.gradients._linearised import linearise, moving
 from vi.gradients._requirements import (
-    is_reparameterised,
     require_coefficients,
     require_leading,
     require_pair,

@@ -3,12 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from vi._check import refusal
+from vi._check import is_reparameterised, refusal
 from vi.types import Coefficients, Variational
-
-
-def is_reparameterised(q: Variational) -> bool:
-    return callable(getattr(q, "rsample", None)) and getattr(q, "has_rsample", True)
 
 
 def require_path(name: str, q: Variational, draws) -> None:
@@ -54,6 +50,7 @@ def require_pair(name: str, out: tuple) -> tuple:
 
 
 def require_leading(name: str, argument: str, what: str, tree, size: int) -> None:
+    """Refuse leaves without one entry per sample on axis 0."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         if leaf.shape[:1] != (size,):
             got = f"{what}{jax.tree_util.keystr(path)} of shape {list(leaf.shape)} for K = {size}"

@@ -3,7 +3,7 @@
 import jax
 
 from vi._check import refusal
-from vi.bounds import declaration
+from vi.bounds import declaration, declare
 from vi.testing import _bound_claims as claims
 from vi.testing import _bound_contract as contract
 from vi.testing._report import BoundReport, Check
@@ -66,7 +66,8 @@ def check_bound(bound: Bound) -> BoundReport:
         checks += [Check(name, None, "needs the right shape") for name in names]
         return BoundReport(_name(bound), tuple(checks))
     checks.append(_run("jit", contract.jit, bound, declared))
-    compiled = jax.jit(bound)  # keeps the declaration, and the checks short
+    # Compiled, the checks are short; declared anew, since a wrapper inherits no derivatives.
+    compiled = declare(**declared._asdict())(jax.jit(bound))
     checks += [_run(name, check, compiled, declared) for name, check in _CONTRACT.items()]
     with jax.enable_x64(claims.accepts_float64(compiled, declared)):
         checks += [_run(name, check, compiled, declared) for name, check in _CLAIMS.items()]
