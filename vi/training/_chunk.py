@@ -6,13 +6,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from vi.training._run import Carry, on_minibatches
+from vi.training._run import Carry, begin, on_minibatches
 from vi.training._state import State
 from vi.training._step import Step
 from vi.types import Key
+
+Advance = Callable[[Carry, int, np.ndarray], tuple[Carry, dict[str, Array], Bool[Array, "*runs"]]]
+"""``advance(carry, num_steps, active)``: a chunk, its metrics, and which runs stayed finite."""
 
 
 @functools.partial(jax.jit, static_argnames=("step", "batch_size", "capacity"))
@@ -22,52 +26,84 @@ def chunk(
     data: PyTree[Array | np.ndarray],
     carry: Carry,
     num_steps: Int[Array, ""],
+    active: Bool[Array, "*runs"],
     *,
     batch_size: int,
     capacity: int,
-) -> tuple[Carry, dict[str, Array], Bool[Array, ""]]:
+) -> tuple[Carry, dict[str, Array], Bool[Array, "*runs"]]:
     """``run``, with ``num_steps`` an argument of the program: every length shares one compilation.
 
+    One key is one run; keys ``[R]`` are R runs side by side, of which those that are not ``active``
+    stay where they are: they are computed, for the others' sake, and put back at the end.
+
     Returns:
-        The carry, metrics ``[capacity, ...]`` of which ``num_steps`` are written, and whether the
-        losses and the final parameters are all finite.
+        The carry, metrics ``[capacity, *runs, ...]`` of which ``num_steps`` are written, and per
+        run whether its losses and its final parameters are all finite, or it is not active.
     """
-    body = on_minibatches(key, step, data, batch_size)
+    per_run = (lambda f: f) if key.ndim == 0 else jax.vmap
+
+    def body(carry):
+        advance = lambda key, carry: on_minibatches(key, step, data, batch_size)(carry)  # noqa: E731
+        return per_run(advance)(key, carry)
+
+    def judged(before, after, loss):
+        """A step is good if its loss is finite, or if the optimiser skipped it."""
+        return jnp.isfinite(loss).all() | (skipped(before) < skipped(after))
+
     _, metrics = jax.eval_shape(body, carry)
     history = jax.tree.map(lambda m: jnp.zeros((capacity, *m.shape), m.dtype), metrics)
 
     def record(i, loop):
-        carry, history = loop
-        carry, metrics = body(carry)
-        return carry, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
+        carry, history, good = loop
+        moved, metrics = body(carry)
+        good &= per_run(judged)(carry.state, moved.state, metrics["loss"])
+        return moved, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics), good
 
-    carry, history = lax.fori_loop(0, num_steps, record, (carry, history))
-    tested = jax.tree.leaves((history["loss"], carry.state.params))
-    return carry, history, jnp.stack([jnp.isfinite(leaf).all() for leaf in tested]).all()
+    loop = carry, history, jnp.ones_like(active)
+    moved, history, good = lax.fori_loop(0, num_steps, record, loop)
+    good &= per_run(all_finite)(moved.state.params)
+    kept = per_run(lambda a, m, c: jax.tree.map(lambda x, y: jnp.where(a, x, y), m, c))
+    return kept(active, moved, carry), history, good | ~active
+
+
+def start(key: Key, state: State, data: PyTree[Array | np.ndarray]) -> Carry:
+    """The carry to begin with, of one run or of several."""
+    if key.ndim == 0:
+        return begin(state, data)
+    return jax.vmap(lambda state: begin(state, data))(state)
 
 
 def last_good(
-    advance: Callable[[Carry, int], tuple], carry: Carry, num_steps: int
-) -> tuple[Carry, int, str]:
+    advance: Advance, carry: Carry, num_steps: int, active: np.ndarray
+) -> tuple[Carry, int, dict[tuple[int, ...], str]]:
     """Where ``num_steps`` from ``carry``, known to fail, first fail: found by halving.
 
     What is not finite stays so, so a stretch whose losses and last parameters are finite is good
     throughout. The replay takes at most ``num_steps`` steps in all.
 
     Returns:
-        The last good carry, the number of steps to it, and the names of what the next spoils.
+        The last carry that is good in every active run, the number of steps to it, and for each
+        run that fails next (by its index, ``()`` for a single run) the names of what it spoils.
     """
     good, bad = 0, num_steps
     while bad - good > 1:
         middle = (good + bad) // 2
-        moved, _, finite = advance(carry, middle - good)
-        if finite:
+        moved, _, finite = advance(carry, middle - good, active)
+        if finite.all():
             carry, good = moved, middle
         else:
             bad = middle
-    moved, metrics, _ = advance(carry, 1)
-    wrong = [] if jnp.isfinite(metrics["loss"][0]).all() else ["loss"]
-    return carry, good, ", ".join(wrong + not_finite(moved.state))
+    moved, metrics, finite = advance(carry, 1, active)
+    failed = {}
+    for run in map(tuple, np.argwhere(~np.asarray(finite)).tolist()):
+        wrong = [] if jnp.isfinite(metrics["loss"][(0, *run)]).all() else ["loss"]
+        failed[run] = ", ".join(wrong + not_finite(of_run(moved.state, run)))
+    return carry, good, failed
+
+
+def of_run(tree, run: tuple[int, ...]):
+    """One run's part of a tree of arrays ``[*runs, ...]``."""
+    return jax.tree.map(lambda leaf: leaf[run], tree)
 
 
 def not_finite(state: State) -> list[str]:
@@ -77,3 +113,14 @@ def not_finite(state: State) -> list[str]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
         if not jnp.isfinite(leaf).all()
     ]
+
+
+def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every element of every leaf is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def skipped(state: State) -> Int[Array, "*runs"]:
+    """How many steps ``optax.apply_if_finite`` left out; 0 where the optimiser has none."""
+    counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "total_notfinite")
+    return jnp.asarray(sum(count for _, count in counts), jnp.int32)

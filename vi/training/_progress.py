@@ -18,7 +18,7 @@ class Bar:
     ``show=None`` shows it on a terminal only; elsewhere ``show=True`` writes its last state once.
     """
 
-    def __init__(self, show: bool | None, num_steps: int):
+    def __init__(self, show: bool | None, num_steps: int, taken: int = 0):
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -30,7 +30,7 @@ class Bar:
             auto_refresh=False,
             disable=not (console.is_terminal if show is None else show),
         )
-        self._task = self._progress.add_task("compiling", total=num_steps)
+        self._task = self._progress.add_task("compiling", total=num_steps, completed=taken)
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -42,6 +42,6 @@ class Bar:
 
     def advance(self, steps: int, losses: np.ndarray) -> None:
         """Show ``steps`` more, and the mean of their losses."""
-        shown = f"loss {losses.mean():.4g}" if losses.size else None
+        shown = f"loss {np.nanmean(losses):.4g}" if losses.size else None
         self._progress.update(self._task, advance=steps, description=shown)
         self._progress.refresh()

@@ -75,11 +75,16 @@ def run(
 def require_run(where: str, key, step, state, data, batch_size: int) -> None:
     """Refuse what no step could be taken with."""
     require_key(where, key)
+    require_step(where, step)
+    require_state(where, state)
+    require_data(where, data, batch_size)
+
+
+def require_step(where: str, step) -> None:
+    """Refuse a step that is no function."""
     if not callable(step):
         remedy = "make one with gradient_step(loss, optimizer)"
         raise refusal(where, "step", "be a function", repr(step), remedy)
-    require_state(where, state)
-    require_data(where, data, batch_size)
 
 
 class Carry(NamedTuple):

@@ -100,14 +100,18 @@ def variables_of(model: Any) -> PyTree[Array]:
     return nnx.to_pure_dict(variables)
 
 
-def require_state(where: str, state: Any) -> None:
-    """Refuse anything but the state of one run."""
+def require_state(where: str, state: Any, runs: tuple[int, ...] = ()) -> None:
+    """Refuse anything but the state of one run, or of as many as ``runs`` says."""
     if not isinstance(state, State):
         remedy = "make one with vi.training.init(params, optimizer)"
         raise refusal(where, "state", "be a vi.training.State", type(state).__name__, remedy)
-    if jnp.shape(state.step) != ():
+    if jnp.shape(state.step) != runs:
         got = f"step of shape {list(jnp.shape(state.step))}"
-        raise refusal(where, "state", "be that of one run", got, "jax.vmap vi.training.run")
+        if runs:
+            remedy = "make it with jax.vmap of init"
+            raise refusal(where, "state", f"be that of {runs[0]} runs, as key", got, remedy)
+        remedy = "give vi.training.fit a key for each, or jax.vmap vi.training.run"
+        raise refusal(where, "state", "be that of one run", got, remedy)
 
 
 def _is_module(node) -> bool:

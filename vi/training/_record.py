@@ -1,0 +1,37 @@
+"""What training has measured so far."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Record:
+    """Named arrays that grow along their first axis; the second is that of the runs, if several."""
+
+    def __init__(self, rows: Mapping[str, np.ndarray] | None = None):
+        self._parts: list[dict[str, np.ndarray]] = [dict(rows)] if rows else []
+
+    def append(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Add ``{name: [n, ...]}``, of the names and shapes that are there."""
+        self._parts.append(dict(rows))
+
+    def newest(self) -> dict[str, np.ndarray]:
+        """The rows appended last."""
+        return self._parts[-1]
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """All of it, ``{name: [rows, *runs, ...]}``."""
+        if len(self._parts) > 1:
+            joined = {k: np.concatenate([p[k] for p in self._parts]) for k in self._parts[0]}
+            self._parts = [joined]
+        return self._parts[0] if self._parts else {}
+
+    def of_run(self, run: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """One run's rows, ``{name: [rows, ...]}``; what belongs to all runs is in each."""
+        return {k: v if k == "step" else v[(slice(None), *run)] for k, v in self.rows().items()}
+
+    def by_run(self, num_axes: int) -> dict[str, np.ndarray]:
+        """All of it with the run axis first, ``{name: [*runs, rows, ...]}``."""
+        if num_axes == 0:
+            return dict(self.rows())
+        return {k: v if k == "step" else np.moveaxis(v, 0, 1) for k, v in self.rows().items()}
