@@ -3,8 +3,10 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import zlib
@@ -21,6 +23,7 @@ from vi.training._state import State
 
 _KEPT = 2
 _PARTIAL = ".partial"
+_CHECKSUMS = "crc32.json"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def save(
     with _saying(f"checkpoint of step {step}", folder, before):
         partial = folder / f"{step}{_PARTIAL}"
         shutil.rmtree(partial, ignore_errors=True)
-        _orbax().save(str(partial), kept, custom_metadata={"crc32": checksum(kept)})
+        _orbax().save(str(partial), kept)
+        (partial / _CHECKSUMS).write_text(json.dumps(checksums(partial)))
         if step in before:
             _remove(folder / str(step))
         partial.rename(folder / str(step))
@@ -129,15 +133,31 @@ def prepare(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _saying(what: str, folder: pathlib.Path, before: list[int]):
+    """Whatever goes wrong in writing, as an ``OSError`` of one line."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what Orbax logs, it also raises
     try:
         yield
     except Exception as error:  # Orbax lets the storage layer's own exceptions through
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        for partial in folder.glob(f"*{_PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
         last = f"the last good one is of step {before[-1]}" if before else "none is there yet"
         raise OSError(
-            f"fit: {what} could not be written to {folder} ({why}); {last};"
+            f"fit: {what} could not be written to {folder} ({_reason(error)}); {last};"
             " make room, or pass a folder that can be written, and start again"
         ) from error
+    finally:
+        log.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, or what of the error fits in a line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    lines = [getattr(error, "strerror", None) or str(error), type(error).__name__]
+    return " ".join(lines[0].strip().splitlines()[-1:] or lines[1:])[:150]
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -150,13 +170,10 @@ def _remove(path: pathlib.Path) -> None:
 def read(where: str, folder: pathlib.Path, step: int) -> tuple[dict[str, dict], dict[str, Any]]:
     """The arrays and the record of one checkpoint, refused unless every bit is as written."""
     path = folder / str(step)
-    try:
-        metadata = _orbax().metadata(str(path)).custom_metadata
-        arrays = _orbax().load(str(path))
-        whole = metadata == {"crc32": checksum(arrays)}
-        why = "its checksum does not match"
-    except Exception as error:  # a damaged file may raise anything
-        arrays, whole, why = {}, False, str(error).splitlines()[0][:150] or type(error).__name__
+    try:  # before Orbax, whose word on a damaged file is a hundred lines
+        whole = json.loads((path / _CHECKSUMS).read_text()) == checksums(path)
+    except (OSError, ValueError):
+        whole = False
     if not whole:
         earlier = [s for s in saved_steps(folder) if s < step]
         remedy = (
@@ -164,7 +181,8 @@ def read(where: str, folder: pathlib.Path, step: int) -> tuple[dict[str, dict], 
             if earlier
             else "delete it and start again"
         )
-        raise refusal(where, "checkpoint", "be whole", f"{path}: {why}", remedy)
+        raise refusal(where, "checkpoint", "be whole", f"{path}, damaged", remedy)
+    arrays = _orbax().load(str(path))
     record = json.loads(arrays.pop("record")["json"].tobytes())
     return arrays, record
 
@@ -203,14 +221,10 @@ def host_array(leaf) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def checksum(tables: Mapping[str, Mapping[str, np.ndarray]]) -> int:
-    """CRC-32 of every array, its name, type and shape."""
-    crc = 0
-    for table, named in sorted(tables.items()):
-        for name, array in sorted(named.items()):
-            crc = zlib.crc32(f"{table} {name} {array.dtype} {array.shape}".encode(), crc)
-            crc = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, crc)
-    return crc
+def checksums(folder: pathlib.Path) -> dict[str, int]:
+    """CRC-32 of every file below ``folder`` but the list of them, by its name."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / _CHECKSUMS)
+    return {str(p.relative_to(folder)): zlib.crc32(p.read_bytes()) for p in files}
 
 
 def _is_key(leaf) -> bool:

@@ -59,11 +59,20 @@ def chunk(
         good &= per_run(judged)(carry.state, moved.state, metrics["loss"])
         return moved, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics), good
 
-    loop = carry, history, jnp.ones_like(active)
+    loop = again(carry), history, jnp.ones_like(active)
     moved, history, good = lax.fori_loop(0, num_steps, record, loop)
     good &= per_run(all_finite)(moved.state.params)
     kept = per_run(lambda a, m, c: jax.tree.map(lambda x, y: jnp.where(a, x, y), m, c))
-    return kept(active, moved, carry), history, good | ~active
+    return kept(active, moved, again(carry)), history, good | ~active
+
+
+def again(carry: Carry) -> Carry:
+    """The same, its keys for use once more: a chunk may be replayed from where it began."""
+
+    def cloned(leaf):
+        return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(cloned, carry)
 
 
 def start(key: Key, state: State, data: PyTree[Array | np.ndarray]) -> Carry:
@@ -88,16 +97,16 @@ def last_good(
     good, bad = 0, num_steps
     while bad - good > 1:
         middle = (good + bad) // 2
-        moved, _, finite = advance(carry, middle - good, active)
+        moved, _, finite = advance(again(carry), middle - good, active)
         if finite.all():
             carry, good = moved, middle
         else:
             bad = middle
-    moved, metrics, finite = advance(carry, 1, active)
+    moved, metrics, finite = advance(again(carry), 1, active)
     failed = {}
     for run in map(tuple, np.argwhere(~np.asarray(finite)).tolist()):
         wrong = [] if jnp.isfinite(metrics["loss"][(0, *run)]).all() else ["loss"]
-        failed[run] = ", ".join(wrong + not_finite(of_run(moved.state, run)))
+        failed[run] = ", ".join(wrong + not_finite(of_run(moved.state.params, run)))
     return carry, good, failed
 
 
@@ -106,11 +115,11 @@ def of_run(tree, run: tuple[int, ...]):
     return jax.tree.map(lambda leaf: leaf[run], tree)
 
 
-def not_finite(state: State) -> list[str]:
+def not_finite(params: PyTree[Array]) -> list[str]:
     """The names of the parameters that are not all finite."""
     return [
         f"params{jax.tree_util.keystr(path)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if not jnp.isfinite(leaf).all()
     ]
 

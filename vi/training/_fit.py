@@ -182,7 +182,9 @@ def _compiled(advance, so_far: Progress, runs: tuple[int, ...]) -> float:
     (carry, _, finite), seconds = timed(advance, so_far.place[0], 0, np.ones(runs, bool))
     if not finite.all():
         run = tuple(np.argwhere(~np.asarray(finite))[0].tolist())
-        got = ", ".join(not_finite(of_run(carry.state, run))) + (f" of run {run[0]}" if run else "")
+        got = ", ".join(not_finite(of_run(carry.state.params, run))) + (
+            f" of run {run[0]}" if run else ""
+        )
         remedy = "keep constants that are not in extra"
         raise refusal("fit", "state", "have finite params", got, remedy)
     return seconds

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vi._check import refusal
-from vi.training._chunk import Advance, last_good, of_run, skipped
+from vi.training._chunk import Advance, again, last_good, skipped
 from vi.training._progress import Bar
 from vi.training._resume import Progress, Saver
 from vi.training._state import State
@@ -117,7 +117,7 @@ def _look(key: Key, progress: Progress, watch: Watch, active: np.ndarray) -> Non
 
 
 def _stopped(cause: Cause, state: State, run: tuple[int, ...], message: str) -> Stopped:
-    count = int(skipped(of_run(state, run)))
+    count = int(np.broadcast_to(skipped(state), state.step.shape)[run])
     if count:
         message += f"; the optimiser skipped {count} as not finite"
     return Stopped(cause, int(state.step[run]), message, count)
@@ -139,7 +139,7 @@ def finish(
 def timed(advance: Advance, carry, num_steps: int, active: np.ndarray):
     """What ``advance`` returns, and the seconds it took."""
     begun = time.perf_counter()
-    result = jax.block_until_ready(advance(carry, num_steps, active))
+    result = jax.block_until_ready(advance(again(carry), num_steps, active))
     return result, time.perf_counter() - begun
 
 
