@@ -21,7 +21,7 @@ from vi.training._resume import Progress, Saver, identity
 from vi.training._run import require_step
 from vi.training._state import State, require_state
 from vi.training._step import Step
-from vi.training._stop import Cause, StopRule
+from vi.training._stop import Cause, Stopped, StopRule
 from vi.types import Key
 
 _CAPACITY = 1000
@@ -163,10 +163,8 @@ def fit(
             if saver is not None and so_far.place[1] > first:
                 saver.save(so_far, now=True)
     ended = finish(so_far, key.shape, num_steps, interrupted)
-    for run, stopped in ended.items():
-        if stopped.cause in (Cause.NON_FINITE, Cause.INTERRUPTED) or stopped.skipped:
-            which = f"run {run[0]}: " if run else ""
-            warnings.warn(f"{which}{stopped}", RuntimeWarning, stacklevel=2)
+    if said := _warning(ended):
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
     return FitResult(
         state=so_far.place[0].state,
         history=so_far.history.by_run(key.ndim),
@@ -174,6 +172,18 @@ def fit(
         stopped=tuple(ended.values()) if key.shape else ended[()],
         compile_seconds=compile_seconds,
         run_seconds=so_far.run_seconds,
+    )
+
+
+def _warning(ended: dict[tuple[int, ...], Stopped]) -> str:
+    """What must not pass unseen, and of which runs."""
+    runs: dict[str, list[str]] = {}
+    for run, stopped in ended.items():
+        if stopped.cause in (Cause.NON_FINITE, Cause.INTERRUPTED) or stopped.skipped:
+            runs.setdefault(str(stopped), []).extend(map(str, run))
+    return "; ".join(
+        f"run{'s' * (len(which) > 1)} {', '.join(which)}: {message}" if which else message
+        for message, which in runs.items()
     )
 
 
@@ -202,7 +212,9 @@ def _require_looks(eval_every, evaluate, stop, report) -> None:
 def _require_runs(key, step, state, data, batch_size: int) -> int:
     """Refuse what no step could be taken with; return the step that all runs are at."""
     if getattr(key, "ndim", 0) == 1 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        require_key("fit", key[0])
+        if key.size == 0:
+            remedy = "pass at least one"
+            raise refusal("fit", "key", "hold a key for each run", "none", remedy)
     else:
         require_key("fit", key)
     require_step("fit", step)
