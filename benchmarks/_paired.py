@@ -100,12 +100,12 @@ def count(text: str) -> int:
 def report(title: str, rows: Iterable[Row], args: argparse.Namespace) -> None:
     """Print each row as it comes, and write all of them to ``args.out``."""
     print(f"{title}; medians of {args.num_pairs} pairs of {args.num_steps} steps")
-    print(f"{'':>8} {'ours ms':>9} {'hand ms':>9} {'ratio':>7}  95 % interval   compile s")
+    print(f"{'':>13} {'ours ms':>9} {'hand ms':>9} {'ratio':>7}  95 % interval   compile s")
     records = []
     for row in rows:
         records.append({**row._asdict(), "times": row.times._asdict()})
         print(
-            f"{row.name:>8} {1e3 * row.times.ours:>9.3f} {1e3 * row.times.theirs:>9.3f}"
+            f"{row.name:>13} {1e3 * row.times.ours:>9.3f} {1e3 * row.times.theirs:>9.3f}"
             f" {row.times.ratio:>7.3f}  [{row.times.low:.3f}, {row.times.high:.3f}]"
             f"  {row.compile_ours:.1f} / {row.compile_theirs:.1f}",
             flush=True,

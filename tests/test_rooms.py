@@ -131,4 +131,8 @@ def test_signatures_are_pinned():
     assert names(vi.families.normal) == ["loc", "log_scale", "log_var", "scale"]
     assert names(vi.bounds.beta_elbo) == ["log_lik", "kl", "beta"]
     assert names(vi.training.init) == ["params", "optimizer", "extra"]
+    fit = ["key", "step", "state", "data", "num_steps", "batch_size", "chunk_steps", "evaluate"]
+    fit += ["eval_every", "stop", "report", "checkpoint", "progress"]
+    assert names(vi.training.fit) == fit
+    assert names(vi.training.load) == ["folder", "like"]
     assert names(vi.training.run) == ["key", "step", "state", "data", "num_steps", "batch_size"]
