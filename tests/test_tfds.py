@@ -1,33 +1,24 @@
 """Sets of TensorFlow Datasets: found, read, prepared and refused, without TensorFlow."""
 
-import contextlib
-import fcntl
-import functools
-import gzip
-import http.server
 import io
-import json
 import os
 import pathlib
-import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 import time
-import zipfile
 
 import numpy as np
 import pytest
 
-from experiments import _tfds, _tfds_prepare
+from experiments import _tfds
 from experiments._data import load_images
 
 ROOT = pathlib.Path(__file__).parent.parent
 PIXELS = (np.arange(9 * 28 * 28) * 37 % 256).astype(np.uint8).reshape(9, 28, 28)
 COLOURS = PIXELS.reshape(9, 14, 14, 4)[..., :3]
 CLASSES = np.arange(9) % 4
+PREPARED = os.environ.get("TFDS_DATA_DIR", "")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +26,6 @@ def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("VI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("no_proxy", "*")
 
 
 def make(folder, name, features=None, splits=None):
@@ -82,11 +72,9 @@ def make(folder, name, features=None, splits=None):
 
 
 def refused(message, name, **options):
-    """The refusal, in one line and within four seconds, must match."""
-    begun = time.perf_counter()
+    """The refusal, in one line, must match."""
     with pytest.raises(ValueError, match=message) as caught:
         load_images(name, **options)
-    assert time.perf_counter() - begun < 4
     line = str(caught.value)
     assert "\n" not in line
     assert "; " in line
@@ -132,81 +120,21 @@ def test_validation_stands_in_for_test_and_labels_may_lack(tmp_path):
     assert images.test_labels is None
 
 
-def describe(folder, *, fileFormat="array_record", train=9, image=(28, 28, 1), **info):  # noqa: N803
-    """The two JSON files of a set, without its images."""
-    features = {"label": {"classLabel": {}}}
-    if image:
-        shape = {"dimensions": [str(size) for size in image]}
-        features["image"] = {"image": {"dtype": info.pop("dtype", "uint8"), "shape": shape}}
-    splits = {"train": train, info.pop("other", "test"): 3}
-    info["splits"] = [{"name": k, "shardLengths": [str(v)]} for k, v in splits.items()]
-    folder.mkdir(parents=True)
-    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
-    (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": fileFormat} | info))
-
-
 @pytest.mark.parametrize(
-    ("held", "message"),
+    ("name", "content"),
     [
-        ({"image": None}, "must have a feature `image`, uint8 .*got label.; choose another set"),
-        ({"image": (-1, -1, 3)}, r"of a fixed shape .got uint8 of shape .-1, -1, 3., -1 for any"),
-        ({"dtype": "float32"}, r"uint8 and of a fixed shape .got float32 of shape .28, 28, 1."),
-        ({"other": "extra"}, "images in train, and in test or validation .got 9 in train, 3 in ex"),
-        ({"train": 0}, "must have images in train, and in test .*got 0 in train, 3 in test"),
-        (
-            {"fileFormat": "tfrecord"},
-            r"as array_record .got tfrecord files, which tfds.load leaves",
-        ),
-        ({}, r"a prepared set .got: .*; delete that folder and prepare it again with --download"),
+        ("dataset_info.json", "["),
+        ("dataset_info.json", "[]"),
+        ("features.json", ""),
+        ("features.json", '{"featuresDict": null}'),
+        ("array_record", "not records"),
     ],
 )
-def test_sets_of_something_else_are_refused(tmp_path, held, message):
-    describe(tmp_path / "some" / "1.0.0", **held)
-    refused(message, "some", data_dir=tmp_path)
-
-
-def test_the_newest_readable_version_is_taken(tmp_path):
-    for version in ("1.9.0", "1.10.0"):
-        describe(tmp_path / "some" / version)
-    describe(tmp_path / "some" / "2.0.0", fileFormat="tfrecord")
-    found = [_tfds.find(name, tmp_path) for name in ("some", "some:1.9.0", "some:3.0.0")]
-    assert [f and f.folder.name for f in found] == ["1.10.0", "1.9.0", None]
-
-
-def test_a_configuration_is_named(tmp_path):
-    for config in ("letters", "digits"):
-        describe(tmp_path / "emnist" / config / "3.1.0")
-    found = _tfds.find("emnist/letters", tmp_path)
-    assert found is not None
-    assert found.folder.parts[-2:] == ("letters", "3.1.0")
-    refused(
-        "one of emnist's configurations .got none of digits, letters.", "emnist", data_dir=tmp_path
-    )
-
-
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "array_record"])
-def test_damaged_sets_are_refused(tmp_path, name):
+def test_damaged_sets_are_refused(tmp_path, name, content):
     folder = make(tmp_path, "colours")
     for file in folder.glob(f"*{name}*"):
-        file.write_text("[]" if file.suffix == ".json" else "not records")
-    refused("must be a prepared set .got: .*; delete that folder", "colours", data_dir=tmp_path)
-
-
-def test_missing_sets_say_where_and_what_to_do(tmp_path, monkeypatch):
-    home = tmp_path / "home" / "tensorflow_datasets"
-    ways = "; set --data-dir or TFDS_DATA_DIR to a folder that has it, add --download .*digits"
-    refused(
-        f"mnist must be prepared in {home}, used without --data-dir or .*no such.*{ways}", "mnist"
-    )
-    describe(tmp_path / "kmnist" / "3.0.1")
-    given = f"mnist must be prepared in {tmp_path}, given by %s .got kmnist.{ways}"
-    refused(given % "--data-dir", "mnist", data_dir=tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    refused(given % "TFDS_DATA_DIR", "mnist")
-    close = "must be digits, an image set .*got 'mnits', did you mean mnist or .*; correct the name"
-    refused(close, "mnits")
-    refused("got 'digit', did you mean digits.*; correct", "digit", download=True)
-    refused("got '../some/path.h5'.; correct the name", "../some/path.h5")
+        file.write_text(content)
+    refused("must be a prepared set .got: .*; prepare it again", "colours", data_dir=tmp_path)
 
 
 def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch):
@@ -219,3 +147,50 @@ def test_without_the_packages_it_says_what_to_install(tmp_path, monkeypatch):
         refused(f"{name} needs tensorflow_datasets, .*; pip install 'vi.exp", name, **options)
     refused("cifar10 must be prepared in", "cifar10", data_dir=tmp_path)
     refused("got 'mnits', did you mean", "mnits", data_dir=tmp_path)
+
+
+LOADED = """
+import sys, time
+from experiments._data import load_images
+begun = time.perf_counter()
+images = load_images(sys.argv[1])
+print(time.perf_counter() - begun, images.fingerprint, "tensorflow_datasets" in sys.modules)
+"""
+
+
+def loaded(name):
+    """In a fresh process: the seconds, the fingerprint, and whether the package was needed."""
+    command = [sys.executable, "-c", LOADED, name]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    seconds, fingerprint, imported = run.stdout.split()
+    return float(seconds), fingerprint, imported == "True"
+
+
+def test_a_cached_set_needs_no_package(tmp_path, monkeypatch):
+    make(tmp_path, "colours")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    first, second = loaded("colours"), loaded("colours")
+    assert (first[2], second[2]) == (True, False)
+    assert first[1] == second[1]
+    assert second[0] < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (pathlib.Path(PREPARED) / "mnist").is_dir(),
+    reason="TFDS_DATA_DIR names no folder with mnist",
+)
+def test_mnist_is_read_in_six_seconds_and_from_the_cache_in_half_a_second(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", PREPARED)
+    first, second = loaded("mnist"), loaded("mnist")
+    assert first[0] < 6
+    assert second[0] < 0.5
+    assert first[1] == second[1]
+    images = load_images("mnist")
+    assert (images.train.shape, images.test.shape) == ((60_000, 784), (10_000, 784))
+    assert images.test_labels is not None
+    assert (np.bincount(images.test_labels) > 890).all()
+    begun = time.perf_counter()
+    assert images.fingerprint == first[1]
+    assert time.perf_counter() - begun < 0.2
