@@ -1,52 +1,213 @@
-"""What a run of ``experiments.vae`` may be told, and what is refused before it starts."""
+"""The flags every experiment has, its presets, and its life from the command line to the table."""
 
+import contextlib
+import dataclasses
+import inspect
+import math
 import pathlib
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from experiments._results import Record, Result, plain, write_results
+from experiments._run import Run, open_run
+from experiments.table import print_table
+
+NOT_PROTOCOL = ("out", "progress", "data_dir", "download")
+
 
 @dataclass(frozen=True)
-class Config:
-    """Train a VAE with each bound and compare them on held-out digits."""
+class Common:
+    """What every experiment may be told; a field left None takes its preset's value."""
 
-    bounds: Annotated[
-        tuple[Literal["elbo", "iwae"], ...], tyro.conf.arg(metavar="{elbo,iwae} ...")
-    ] = field(default=("elbo", "iwae"))
-    """Bounds to train with; differences are against the first."""
-    gradient: Literal["reparam", "dreg"] = "dreg"
-    """Gradient estimator, for every bound."""
-    num_samples: int = 20
-    """K, draws of z per image and step."""
-    num_steps: int = 4000
-    """Optimiser steps per bound."""
-    batch_size: int = 100
-    """Images per step."""
-    learning_rate: float = 3e-3
-    """Adam's initial rate; it falls to 0 along a cosine."""
-    hidden: int = 128
-    """Units in each of the two hidden layers, of encoder and decoder."""
-    latent: int = 20
-    """Dimensions of z."""
-    eval_samples: int = 5000
-    """K of the test NLL."""
+    preset: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
+    """How much: smoke (seconds), cpu (minutes), gpu (minutes on one), paper (all of it)."""
+    data: str = "digits"
+    """digits, a TFDS image set (mnist, fashion_mnist, kmnist, ...) or a path to an .npz."""
+    data_dir: pathlib.Path | None = None
+    """Where TFDS image sets are; by default TFDS's own folder."""
+    download: bool = False
+    """Fetch an image set that is not there."""
     seed: int = 0
     """Fixes initialisation, minibatches, bits and noise; the test bits are always the same."""
+    num_seeds: int = 1
+    """Train with so many seeds at once, from --seed on."""
     out: pathlib.Path | None = None
-    """Folder for results and pictures; by default runs/vae/digits-<seed>."""
+    """Folder for the results; by default runs/<experiment>/<data>-<preset>-<seed>."""
     progress: bool | None = None
     """Show the progress bar; by default if stderr is a terminal."""
 
 
-def check(config: Config) -> None:
-    """Refuse what would fail late, by the name of its flag."""
-    if not config.bounds:
-        raise ValueError("--bounds must name at least one bound; try --bounds elbo iwae")
-    counts = ("num_samples", "num_steps", "batch_size", "hidden", "latent", "eval_samples")
-    for name in counts:
-        if getattr(config, name) < 1:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} must be at least 1 (got {getattr(config, name)})")
-    if not 0 < config.learning_rate < float("inf"):
-        raise ValueError(f"--learning-rate must be positive (got {config.learning_rate})")
+ConfigT = TypeVar("ConfigT", bound=Common)
+Presets = Mapping[str, Mapping[str, Any]]
+Experiment = Callable[[Any, Run], Result]
+
+
+def resolve(config: ConfigT, presets: Presets) -> ConfigT:
+    """Fill fields left None from ``<data>-<preset>``, else ``<preset>``; check the common ones."""
+    _check_presets(type(config), presets)
+    if not {config.preset, f"{config.data}-{config.preset}"} & set(presets):
+        held = ", ".join(preset for preset in presets if "-" not in preset)
+        raise ValueError(f"--preset must be one it has (got {config.preset}); choose among {held}")
+    config = _filled(config, presets)
+    require_counts(config, "num_seeds")
+    require_counts(config, "seed", least=0)
+    if config.seed + config.num_seeds > 2**32:
+        raise ValueError(f"--seed must be below 2**32 (got {config.seed}); choose a smaller one")
+    if not config.data:
+        raise ValueError("--data must name a set (got ''); try --data digits")
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{_flag(name)} must be finite (got {value}); choose another value")
+    return config
+
+
+def require_counts(config: Common, *names: str, least: int = 1) -> None:
+    """Refuse fields that are not integers of at least ``least``, by their flags."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            rule = f"be an integer of at least {least}"
+            raise ValueError(f"{_flag(name)} must {rule} (got {value}); pass {least} or more")
+
+
+def require_positive(config: Common, *names: str) -> None:
+    """Refuse fields that are not positive finite numbers, by their flags."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{_flag(name)} must be positive (got {value}); pass a number above 0")
+
+
+def main(Config: type[Common], presets: Presets, experiment: Experiment) -> None:
+    """Run from the command line: parse, resolve, compute or go on, write, print.
+
+    What the user can set right ends in one line and exit code 1; an interrupt or SIGTERM in 130.
+    """
+    name = pathlib.Path(inspect.getfile(experiment)).stem
+    with _sigterm_interrupts():
+        try:
+            execute(_parse(Config, presets, experiment, name), presets, experiment, name)
+        except (ValueError, OSError) as error:
+            if not _is_refusal(error, experiment):
+                raise
+            sys.exit(f"experiments.{name}: {' '.join(str(error).split())}")
+        except KeyboardInterrupt as error:
+            kept = "from there" if str(error) else "with what was finished"
+            said = f"{' '.join(['interrupted', *error.args])}; the same command goes on {kept}"
+            print(f"experiments.{name}: {said}", file=sys.stderr)
+            sys.exit(130)
+
+
+def execute(config: Common, presets: Presets, experiment: Experiment, name: str) -> Record:
+    """What ``main`` does once the flags are parsed; an experiment that finished is only shown."""
+    config = resolve(config, presets)
+    data = pathlib.PurePath(config.data).stem
+    default = pathlib.Path("runs", name, f"{data}-{config.preset}-{config.seed}")
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    settings = {k: v for k, v in fields.items() if k not in NOT_PROTOCOL}
+    settings = plain({"experiment": name} | settings)
+    with open_run(settings, config.out or default, config.progress) as run:
+        if run.finished is not None:
+            print_table(run.finished)
+            print(f"finished before: {run.out} holds this run; nothing was computed")
+            return run.finished
+        print(f"{'beginning' if run.is_new else 'going on'} in {run.out}", file=sys.stderr)
+        result = experiment(config, run)
+        record = write_results(run.out, run.settings | run.facts, result, run.seconds)
+        print_table(record)
+        print(f"written to {run.out}: " + ", ".join(["results.json", *record.pictures]))
+        return record
+
+
+def _parse(Config: type[Common], presets: Presets, experiment: Experiment, name: str) -> Common:
+    """Parse twice: the preset first, so that ``--help`` shows what it holds as the defaults."""
+    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]
+    chosen, _ = tyro.cli(_Chosen, args=flags, return_unknown_args=True, add_help=False)
+    _check_presets(Config, presets)
+    named = Config(data=chosen.data)
+    if chosen.preset in get_args(get_type_hints(Config)["preset"]):
+        named = dataclasses.replace(named, preset=chosen.preset)
+    default = _filled(named, presets)
+    about = [inspect.getdoc(inspect.getmodule(experiment)) or ""]
+    about.append(
+        f"The defaults below are those of --preset {named.preset} with --data {named.data}; name"
+        " others before --help to see theirs."
+    )
+    about += [
+        f"{preset}: " + ", ".join(f"{_flag(k)} {_shown(v)}" for k, v in held.items())
+        for preset, held in presets.items()
+    ]
+    return tyro.cli(
+        Config,
+        prog=f"python -m experiments.{name}",
+        description="\n\n".join(about),
+        default=default,
+        config=(tyro.conf.DisallowNone,),
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    preset: str = Common.preset
+    data: str = Common.data
+
+
+def _check_presets(Config: type[Common], presets: Presets) -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(Config)}
+    for preset, held in presets.items():
+        for name in held:
+            if fields.get(name, name) is not None:
+                rule = "name fields of Config whose default is None"
+                remedy = "rename it, or set the field's default to None"
+                raise ValueError(f"PRESETS: {preset} must {rule} (got {name}); {remedy}")
+
+
+def _filled(config: ConfigT, presets: Presets) -> ConfigT:
+    held = {
+        **presets.get(config.preset, {}),
+        **presets.get(f"{config.data}-{config.preset}", {}),
+    }
+    left = {name: value for name, value in held.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **left)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unset"
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _is_refusal(error: Exception, experiment: Experiment) -> bool:
+    """Whether we raised it on purpose, with a remedy; any other ValueError is a fault of ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    ours = where.split(".")[0] in ("vi", "experiments") or where == experiment.__module__
+    return isinstance(error, OSError) or (ours and "; " in str(error))
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which schedulers send, do what Ctrl-C does at that moment."""
+
+    def interrupt(number, frame):
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):  # a shell that starts it in the background has SIGINT ignored
+            raise KeyboardInterrupt
+        handler(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
