@@ -1,6 +1,6 @@
 """Pictures of trained autoencoders: each function draws one figure and returns it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -13,34 +13,31 @@ from matplotlib.figure import Figure
 COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b")
 
 
-def image_rows(rows: Mapping[str, np.ndarray], side: int, title: str) -> Figure:
-    """Rows of images ``[n, pixels]``, each with its name before it."""
-    width = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), width, figsize=(0.62 * width + 1.6, 0.66 * len(rows) + 0.5), squeeze=False
-    )
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis, image in zip(line, images, strict=False):
-            axis.imshow(np.reshape(image, (side, side)), cmap="gray_r", vmin=0, vmax=1)
-        for axis in line:
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_color("#dddddd")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+def image_rows(rows: Mapping[str, np.ndarray], shape: tuple[int, ...], title: str) -> Figure:
+    """Rows of as many images ``[n, pixels]`` of values in 0..1, each with its name before it."""
+    columns = max(len(images) for images in rows.values())
+    blank = np.zeros((columns, np.prod(shape)))
+    filled = [np.concatenate([images, blank[len(images) :]]) for images in rows.values()]
+    mosaic = _mosaic(np.concatenate(filled), shape, columns)
+    figure, axis = plt.subplots(figsize=(0.62 * columns + 1.6, 0.66 * len(rows) + 0.5))
+    axis.imshow(mosaic, cmap="gray_r", vmin=0, vmax=1, aspect="equal")
+    height = (len(mosaic) + 1) / len(rows)
+    axis.set_yticks(height * (np.arange(len(rows)) + 0.5) - 1, list(rows), fontsize=9)
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(pad=0.3, rect=(0, 0, 1, 0.99))
     return figure
 
 
-def image_grids(grids: Mapping[str, np.ndarray], side: int, columns: int, title: str) -> Figure:
+def image_grids(
+    grids: Mapping[str, np.ndarray], shape: tuple[int, ...], columns: int, title: str
+) -> Figure:
     """One mosaic of images ``[n, pixels]`` per name, side by side."""
     figure, axes = plt.subplots(1, len(grids), figsize=(4.2 * len(grids), 4.6), squeeze=False)
     for axis, (name, images) in zip(axes[0], grids.items(), strict=True):
-        lines = len(images) // columns
-        tiles = np.reshape(images[: lines * columns], (lines, columns, side, side))
-        framed = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)))
-        mosaic = framed.transpose(0, 2, 1, 3).reshape(lines * (side + 1), columns * (side + 1))
-        axis.imshow(mosaic[:-1, :-1], cmap="gray_r", vmin=0, vmax=1)
+        axis.imshow(_mosaic(images, shape, columns), cmap="gray_r", vmin=0, vmax=1)
         axis.set_title(name, fontsize=10)
         axis.axis("off")
     figure.suptitle(title, fontsize=11)
@@ -48,24 +45,44 @@ def image_grids(grids: Mapping[str, np.ndarray], side: int, columns: int, title:
     return figure
 
 
-def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
-    """Posterior means on their two leading principal axes, coloured by class."""
+def _mosaic(images: np.ndarray, shape: tuple[int, ...], columns: int) -> np.ndarray:
+    """The images in lines of ``columns``, a pixel between them."""
+    lines = len(images) // columns
+    tiles = np.reshape(images[: lines * columns], (lines, columns, *_drawn(shape)))
+    edges = [(0, 1) if axis in (2, 3) else (0, 0) for axis in range(tiles.ndim)]
+    framed = np.pad(tiles, edges, constant_values=0.15)
+    across = np.concatenate(list(np.moveaxis(framed, 1, 0)), axis=2)
+    return np.concatenate(list(across), axis=0)[:-1, :-1]
+
+
+def _drawn(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Pixels that form no square are one line."""
+    return shape if len(shape) > 1 else (1, *shape)
+
+
+def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray | None) -> Figure:
+    """Posterior means on their two leading principal axes, coloured by class where there are."""
     figure, axes = plt.subplots(1, len(means), figsize=(4.6 * len(means), 4.4), squeeze=False)
+    colours, classes = {"color": COLOURS[0]}, np.arange(0)
+    if labels is not None:
+        classes = np.arange(labels.max() + 1)
+        ends = {"vmin": -0.5, "vmax": len(classes) - 0.5}
+        colours = {"c": labels, "cmap": "tab10" if len(classes) <= 10 else "turbo", **ends}
     dots = None
     for axis, (name, points) in zip(axes[0], means.items(), strict=True):
         points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
         centred = points - points.mean(0)
         _, singular, directions = np.linalg.svd(centred, full_matrices=False)
         explained = (singular[:2] ** 2).sum() / (singular**2).sum()
-        flat = centred @ directions[:2].T
-        dots = axis.scatter(*flat.T, c=labels, cmap="tab10", s=14, vmin=-0.5, vmax=9.5)
+        dots = axis.scatter(*(centred @ directions[:2].T).T, s=14, **colours)
         axis.set_title(f"{name}: {100 * explained:.0f} % of the means' variance", fontsize=10)
         axis.set_xlabel("first principal axis")
         axis.set_ylabel("second principal axis")
     figure.suptitle("Posterior means of held-out images, by class", fontsize=11)
     figure.tight_layout()
-    if dots is not None:
-        figure.colorbar(dots, ax=axes[0].tolist(), ticks=range(10), label="class", pad=0.02)
+    if labels is not None and dots is not None:
+        ticks = classes[:: -(-len(classes) // 26)]
+        figure.colorbar(dots, ax=axes[0].tolist(), ticks=ticks, label="class", pad=0.02)
     return figure
 
 
@@ -120,9 +137,57 @@ def bound_against_samples(
     return figure
 
 
-def save(figures: Mapping[str, Figure], out) -> list[str]:
-    """Write each figure as ``<name>.png`` and return the names."""
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=110)
-        plt.close(figure)
-    return [f"{name}.png" for name in figures]
+Points = dict[int, tuple[float, float]]
+"""A line: by k a value and its standard error."""
+
+
+def nll_against_samples(panels: Mapping[str, Mapping[str, Points]], names: Iterable[str]) -> Figure:
+    """NLL against the k of training, a panel each, coloured by what stands before a comma.
+
+    What has a comma in its name is published.
+    """
+    colours = dict(zip(names, COLOURS, strict=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.4), squeeze=False)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            values, errors = np.array(list(points.values())).T
+            published = "," in name
+            axis.errorbar(
+                list(points),
+                values,
+                yerr=None if published else errors,
+                fmt="x:" if published else "o-",
+                alpha=0.6 if published else 1.0,
+                color=colours[name.split(",")[0]],
+                ms=5,
+                label=name,
+            )
+        ticks = sorted({k for points in lines.values() for k in points})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(k) for k in ticks])
+        axis.minorticks_off()
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("k of training")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("test NLL, nats per image (bars: 1 s.e.)")
+    figure.suptitle("Test NLL by objective and k; dotted: published, full schedule", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def bound_curves(panels: Mapping[str, Mapping[str, np.ndarray]], names: Iterable[str]) -> Figure:
+    """The bounds of these names on held-out images over the steps, a panel each."""
+    colours = dict(zip(names, COLOURS, strict=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.8), squeeze=False)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for name in (name for name in colours if name in lines):
+            axis.plot(lines["step"], lines[name], color=colours[name], label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("nats per held-out image")
+    figure.suptitle("The bounds trained on, each at its own k", fontsize=11)
+    figure.tight_layout()
+    return figure

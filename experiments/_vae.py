@@ -1,5 +1,8 @@
-"""A variational autoencoder with one stochastic layer, as Flax NNX modules."""
+"""Variational autoencoders with one or two stochastic layers, as Flax NNX modules."""
 
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -7,6 +10,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import vi
+from experiments._data import Images
+
+
+class Architecture(NamedTuple):
+    """What ``build_vae`` reads of a configuration."""
+
+    hidden: int  # units in each hidden layer next to the pixels
+    latent: int  # dimensions of the last stochastic layer
+    layers: int  # stochastic layers, 1 or 2
 
 
 class Network(nnx.Module):
@@ -26,42 +38,127 @@ class Network(nnx.Module):
         return tuple(head(features) for head in self.heads)
 
 
-class VAE(nnx.Module):
-    """Encoder to means and log-scales, decoder to logits; the prior is a standard normal."""
+class OneLayer(nnx.Module):
+    """``x - z`` and back; a latent is an array ``[..., latent]``."""
 
     def __init__(self, pixels: int, hidden: int, latent: int, rngs: nnx.Rngs):
         self.encoder = Network(pixels, hidden, (latent, latent), rngs)
         self.decoder = Network(latent, hidden, (pixels,), rngs)
         self.latent = latent
 
+    def prior(self) -> vi.types.Variational:
+        """``p(z)``."""
+        return _standard_normal(self.latent)
 
-def build_vae(images: np.ndarray, hidden: int, latent: int, rngs: nnx.Rngs) -> VAE:
-    """A fresh model whose output bias is the logit of the training images' mean pixel."""
-    model = VAE(images.shape[1], hidden, latent, rngs)
-    mean = np.clip(images.mean(0), 1e-3, 1 - 1e-3)
+    def posterior(self, x) -> vi.types.Variational:
+        """``q(z | x)``."""
+        return _gaussian(self.encoder, x)
+
+    def logits(self, z) -> Array:
+        """Of the pixels, given z."""
+        return self.decoder(z)[0]
+
+    def means(self, key, x, num_samples) -> dict[str, Array]:
+        """``E_q[z | x]``, exact."""
+        del key, num_samples
+        return {"z": code(self, x)}
+
+
+class TwoLayers(nnx.Module):
+    """``x - z1 - z2`` and back: z1 has twice the dimensions of z2, z2's networks half the units.
+
+    A latent is ``{"z1": [..., 2 latent], "z2": [..., latent]}``.
+    """
+
+    def __init__(self, pixels: int, hidden: int, latent: int, rngs: nnx.Rngs):
+        lower, upper = 2 * latent, (hidden + 1) // 2
+        self.encoder = Network(pixels, hidden, (lower, lower), rngs)
+        self.upper_encoder = Network(lower, upper, (latent, latent), rngs)
+        self.upper_decoder = Network(latent, upper, (lower, lower), rngs)
+        self.decoder = Network(lower, hidden, (pixels,), rngs)
+        self.latent = latent
+
+    def prior(self) -> vi.types.Variational:
+        """``p(z2) p(z1 | z2)``."""
+        top = _standard_normal(self.latent)
+        return vi.families.chain({"z2": top, "z1": lambda z2: _gaussian(self.upper_decoder, z2)})
+
+    def posterior(self, x) -> vi.types.Variational:
+        """``q(z1 | x) q(z2 | z1)``."""
+        first = _gaussian(self.encoder, x)
+        return vi.families.chain({"z1": first, "z2": lambda z1: _gaussian(self.upper_encoder, z1)})
+
+    def logits(self, z) -> Array:
+        """Of the pixels, given z1."""
+        return self.decoder(z["z1"])[0]
+
+    def means(self, key, x, num_samples) -> dict[str, Array]:
+        """``E_q[z1 | x]``, exact, and ``E_q[z2 | x]`` over draws of z1."""
+        lower = _gaussian(self.encoder, x)
+
+        def add(i, total):
+            z1 = lower.sample(jax.random.fold_in(key, i))
+            return total + _gaussian(self.upper_encoder, z1).mean
+
+        zero = jnp.zeros((*jnp.shape(x)[:-1], self.latent))
+        total = jax.lax.fori_loop(0, num_samples, add, zero)
+        return {"z1": code(self, x), "z2": total / num_samples}
+
+
+VAE = OneLayer | TwoLayers
+
+
+def build_vae(config: Any, images: Images, rngs: nnx.Rngs) -> VAE:
+    """A fresh model whose output bias is the logit of the training images' mean pixel.
+
+    ``config`` is an ``Architecture`` or has its fields.
+    """
+    if config.layers not in (1, 2):
+        raise ValueError(f"--layers must be 1 or 2 (got {config.layers})")
+    build = OneLayer if config.layers == 1 else TwoLayers
+    model = build(images.train.shape[1], config.hidden, config.latent, rngs)
+    scale = 255 if images.train.dtype == np.uint8 else 1
+    mean = np.clip(images.train.mean(0) / scale, 1e-3, 1 - 1e-3)
     bias = model.decoder.heads[0].bias
     assert bias is not None
-    bias[...] = jnp.asarray(np.log(mean) - np.log1p(-mean))
+    bias[...] = jnp.asarray(np.log(mean) - np.log1p(-mean), jnp.float32)
     return model
 
 
-def prior(model: VAE) -> dist.Distribution:
-    """``p(z)``."""
-    return dist.Normal(jnp.zeros(model.latent), 1.0).to_event(1)
+def prior(model: VAE) -> Any:
+    """``p(z)`` over all stochastic layers; the last one's is a standard normal."""
+    return model.prior()
 
 
-def posterior(model: VAE, x: Float[Array, "*batch pixels"]) -> dist.Distribution:
-    """``q(z | x)``, a mean-field normal."""
-    loc, log_scale = model.encoder(x)
-    return vi.families.normal(loc, log_scale=log_scale)
+def posterior(model: VAE, x: Float[Array, "*batch pixels"]) -> Any:
+    """``q(z | x)``: mean-field normals, each layer given the one below."""
+    return model.posterior(x)
 
 
-def decode(model: VAE, z: Float[Array, "*shape D"]) -> dist.Distribution:
+def decode(model: VAE, z: vi.types.Latent) -> dist.Distribution:
     """``p(x | z)``, independent bits."""
-    (logits,) = model.decoder(z)
-    return vi.likelihoods.bernoulli(logits)
+    return vi.likelihoods.bernoulli(model.logits(z))
 
 
 def log_joint(model: VAE, x: Float[Array, "*batch pixels"]) -> vi.types.LogDensity:
-    """``z -> log p(x | z) + log p(z)``."""
+    """``z -> log p(x | z) + log p(z)``, the prior over all stochastic layers."""
     return lambda z: decode(model, z).log_prob(x) + prior(model).log_prob(z)
+
+
+def code(model: VAE, x: Float[Array, "*batch pixels"]) -> Float[Array, "*batch D"]:
+    """The posterior mean of the layer that the pixels are decoded from."""
+    return model.encoder(x)[0]
+
+
+def decode_code(model: VAE, code: Float[Array, "*shape D"]) -> Float[Array, "*shape pixels"]:
+    """Mean pixels given the layer that they are decoded from."""
+    return jax.nn.sigmoid(model.decoder(code)[0])
+
+
+def _gaussian(network: Network, inputs: Any) -> dist.Distribution:
+    loc, log_scale = network(inputs)
+    return vi.families.normal(loc, log_scale=log_scale)
+
+
+def _standard_normal(size: int) -> dist.Distribution:
+    return dist.Normal(jnp.zeros(size), 1.0).to_event(1)

@@ -1,48 +1,113 @@
-"""A variational autoencoder on handwritten digits: the ELBO against the importance-weighted bound.
+"""A variational autoencoder: the ELBO against the importance-weighted bound.
 
 Trains the same network once per bound, in one run, on dynamically binarised images; then asks which
 explains held-out images better, and by how much for sure, with the difference paired per image.
 """
 
+import json
 import pathlib
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 import tyro
 from flax import nnx
 
 import vi
-from experiments import _evaluate, _plots, _results
-from experiments._config import Config, check
-from experiments._data import (
-    TEST_BITS_SEED,
-    Images,
-    binarise,
-    fingerprint,
-    fixed_test,
-    load_digits,
-)
-from experiments._evaluate import Evaluation, mean_and_stderr, paired
-from experiments._results import Metric
+from experiments import _evaluate, _pictures, _references
+from experiments._config import Common, main, require_counts, require_positive
+from experiments._data import Images, binarise, fingerprint, load_images
+from experiments._evaluate import Trained, generate, model_of, reconstruct, stream
+from experiments._results import Metric, Result, file_name, over_data, over_seeds
+from experiments._run import Run
 from experiments._vae import VAE, build_vae, log_joint, posterior
+
+__all__ = ["Config", "experiment", "generate", "load", "log_joint", "posterior", "reconstruct"]
 
 BOUNDS = {"elbo": vi.bounds.elbo, "iwae": vi.bounds.iwae}
 GRADIENTS = {"reparam": vi.gradients.reparam, "dreg": vi.gradients.dreg}
-SHOWN = 12
+WATCHED, WATCHED_DRAWS = 1000, 10  # held-out images, and draws of each, in the training curves
+INIT, WATCH = range(2)  # streams of each seed's key
+
+PRESET: Any = None  # the preset fills it
+Bounds = Annotated[tuple[Literal["elbo", "iwae"], ...], tyro.conf.arg(metavar="{elbo,iwae} ...")]
 
 
-class Trained(NamedTuple):
-    """One bound's run: the model, what ``fit`` returned, and its held-out evaluation."""
+@dataclass(frozen=True)
+class Config(Common):
+    """Train a VAE with each bound and compare them on held-out images."""
 
-    model: VAE
-    fit: vi.training.FitResult
-    evaluation: Evaluation
+    bounds: Bounds = PRESET
+    """Bounds to train with; differences are against the first."""
+    gradient: Literal["reparam", "dreg"] = PRESET
+    """Gradient estimator, for every bound."""
+    num_samples: tuple[int, ...] = PRESET
+    """K, draws of z per image and step: one number for all bounds, or one for each in turn."""
+    num_steps: int = PRESET
+    """Optimiser steps per bound; an epoch of MNIST is 600 at a batch size of 100."""
+    batch_size: int = PRESET
+    """Images per step."""
+    learning_rate: float = PRESET
+    """Adam's initial rate; it falls along a cosine."""
+    final_rate: float = PRESET
+    """Where it ends."""
+    hidden: int = PRESET
+    """Units in each of the two hidden layers, of encoder and decoder."""
+    latent: int = PRESET
+    """Dimensions of z; with two stochastic layers of z2, and z1 has twice as many."""
+    layers: int = PRESET
+    """Stochastic layers, 1 or 2."""
+    eval_samples: int = PRESET
+    """K of the test NLL."""
+    test_images: int | None = PRESET
+    """Score on the first so many test images; by default on all, but for the presets that say."""
+
+
+# fmt: off
+CPU: dict[str, Any] = dict(
+    bounds=("elbo", "iwae"), gradient="reparam", num_samples=(1, 5), num_steps=24_000,
+    batch_size=100, learning_rate=1e-3, final_rate=2e-5, hidden=200, latent=50, layers=1,
+    eval_samples=1000, test_images=1000,
+)
+WHOLE: dict[str, Any] = dict(eval_samples=5000, test_images=None)
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": CPU | dict(num_samples=(1, 3), num_steps=40, eval_samples=20, test_images=100),
+    "cpu": CPU,
+    "digits-cpu": WHOLE | dict(
+        gradient="dreg", num_samples=(20,), num_steps=4000, learning_rate=3e-3, final_rate=0.0,
+        hidden=128, latent=20,
+    ),
+    "gpu": CPU | WHOLE | dict(num_samples=(1, 50), num_steps=120_000),
+    "paper": CPU | WHOLE | dict(num_samples=(1, 50), num_steps=240_000),
+}
+# fmt: on
+
+
+def check(config: Config) -> None:
+    """Refuse what would fail late, by the name of its flag."""
+    if not config.bounds or len(set(config.bounds)) < len(config.bounds):
+        rule, got = "name each bound once, and at least one", " ".join(config.bounds)
+        raise ValueError(f"--bounds must {rule} (got {got!r}); try --bounds elbo iwae")
+    draws = config.num_samples
+    if len(draws) not in (1, len(config.bounds)) or min(draws) < 1:
+        rule = f"be one count or one for each of the {len(config.bounds)} bounds, of at least 1"
+        got = " ".join(map(str, draws))
+        raise ValueError(f"--num-samples must {rule} (got {got!r}); try --num-samples 5")
+    counts = "num_steps", "batch_size", "hidden", "latent", "layers", "eval_samples"
+    require_counts(config, *counts)
+    require_positive(config, "learning_rate")
+    if not 0 <= config.final_rate <= config.learning_rate:
+        rule = f"be from 0 to --learning-rate {config.learning_rate}"
+        raise ValueError(f"--final-rate must {rule} (got {config.final_rate}); try 0")
+
+
+def draws_of(config: Config) -> dict[str, int]:
+    """K of each bound."""
+    each = config.num_samples * (len(config.bounds) // len(config.num_samples))
+    return dict(zip(config.bounds, each, strict=True))
 
 
 def make_loss(objective: vi.gradients.Objective, num_samples: int) -> Callable[..., Any]:
@@ -57,160 +122,123 @@ def make_loss(objective: vi.gradients.Objective, num_samples: int) -> Callable[.
     return loss
 
 
-def train(config: Config, bound: str, images: Images, x_test: jax.Array) -> Trained:
-    """Train with one bound; every bound starts from the same weights and sees the same images."""
-    init_key, fit_key, rate_key, test_key = jax.random.split(jax.random.key(config.seed), 4)
-    model = build_vae(images.train, config.hidden, config.latent, nnx.Rngs(init_key))
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-    optimizer = optax.adam(schedule)
-    objective = GRADIENTS[config.gradient](BOUNDS[bound])
-    step = vi.training.gradient_step(make_loss(objective, config.num_samples), optimizer)
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with a cosine."""
+    alpha = config.final_rate / config.learning_rate
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps, alpha)
+    return optax.adam(schedule)
 
-    def held_out(_, state):
-        # the same noise every time: the curves show training, not sampling
-        terms = _evaluate.rate_distortion(
-            jax.random.clone(rate_key), state.model, x_test, _evaluate.RATE_SAMPLES
-        )
+
+def initial_state(config: Config, images: Images, keys: jax.Array) -> vi.training.State:
+    """States of all seeds, the same for every bound."""
+
+    def init(key):
+        return vi.training.init(build_vae(config, images, nnx.Rngs(key)), make_optimizer(config))
+
+    return jax.jit(jax.vmap(init))(stream(keys, INIT))
+
+
+def train(config: Config, run: Run, images: Images, x_test: jax.Array) -> dict[str, Trained]:
+    """Train with each bound, from the same weights, on the same images and noise, and score."""
+    optimizer, state = make_optimizer(config), initial_state(config, images, run.key)
+
+    @jax.jit
+    @jax.vmap
+    def watch(key, state):
+        x = x_test[:WATCHED]
+        terms = _evaluate.rate_distortion(key, state.model, x, WATCHED_DRAWS)
         return {"rate": terms.rate.mean(), "distortion": terms.distortion.mean()}
 
-    result = vi.training.fit(
-        fit_key,
-        step,
-        vi.training.init(model, optimizer),
-        images.train,
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        evaluate=held_out,
-        eval_every=max(config.num_steps // 20, 1),
-        progress=config.progress,
-    )
-    if int(result.state.step) < config.num_steps:
-        raise ValueError(f"training with {objective} {result.stopped}; lower --learning-rate")
-    model = result.state.model
-    scores = _evaluate.evaluate(test_key, model, x_test, num_samples=config.eval_samples)
-    return Trained(model, result, scores)
+    def of(bound, num_samples):
+        objective = GRADIENTS[config.gradient](BOUNDS[bound])
+        fit = run.fit(
+            bound,
+            vi.training.gradient_step(make_loss(objective, num_samples), optimizer),
+            state,
+            images.train,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            # the same noise every time: the curves show training, not sampling
+            evaluate=lambda _, state: watch(stream(run.key, WATCH), state),
+        )
+        stage, k = f"scoring {bound}", config.eval_samples
+        return Trained(fit, _evaluate.evaluate_seeds(run, stage, fit.state, x_test, k))
+
+    return {bound: of(bound, num_samples) for bound, num_samples in draws_of(config).items()}
 
 
-def measure(config: Config, trained: dict[str, Trained]) -> dict[str, dict[str, Metric]]:
-    """The table: one row per bound, differences against the first."""
-    first = trained[config.bounds[0]].evaluation
-    rows = {}
-    for name, (_, fit, scores) in trained.items():
-        tail = -fit.history["loss"][-max(config.num_steps // 20, 1) :].mean()
-        gap = None if scores is first else Metric(*paired(scores.nll, first.nll))
-        row = {
-            "training bound": Metric(float(tail)),
-            f"test NLL, k = {config.eval_samples}": Metric(*mean_and_stderr(scores.nll)),
-            f"test NLL - {config.bounds[0]}'s, paired": gap,
-            f"least ESS of the {config.eval_samples}": Metric(
-                float(scores.effective_samples.min()), unit="count"
-            ),
-            "rate": Metric(*mean_and_stderr(scores.rate)),
-            "distortion": Metric(*mean_and_stderr(scores.distortion)),
-            "active units": Metric(scores.active_units, unit="count"),
-            "to compile": Metric(fit.compile_seconds, unit="s"),
-            "to run": Metric(fit.run_seconds, unit="s"),
+def measure(config: Config, trained: dict[str, Trained]) -> dict[str, Metric]:
+    """The table: one column per bound, differences against the first."""
+    first, k = config.bounds[0], config.eval_samples
+    last = max(config.num_steps // 20, 1)
+    draws, metrics = draws_of(config), {}
+    for bound, (fit, scores) in trained.items():
+        published = _references.test_nll(config.data, config.layers, bound, draws[bound])
+        rows = {
+            "draws a step, K": Metric(draws[bound], unit="count"),
+            "training bound": over_seeds(-fit.history["loss"][:, -last:].mean(1)),
+            f"test NLL, k = {k}": over_data(scores.nll, reference=published, better="lower"),
+            f"least ESS of the {k}": over_seeds(scores.effective_samples.min(1), unit="count"),
+            "rate": over_data(scores.rate),
+            "distortion": over_data(scores.distortion),
         }
-        rows[name] = {label: metric for label, metric in row.items() if metric is not None}
-    return rows
-
-
-def draw(config: Config, trained: dict[str, Trained], images: Images, x_test: jax.Array):
-    """The pictures, by file name."""
-    key = jax.random.key(config.seed + 1)
-    shown = x_test[:SHOWN]
-    originals = {"test image": images.test[:SHOWN], "as bits": np.asarray(shown)}
-    models = {name: t.model for name, t in trained.items()}
-    rebuilt, sampled, between, means = {}, {}, {}, {}
-    first_of_class = np.array([np.argmax(images.test_labels == c) for c in range(10)])
-    start, end = first_of_class[[0, 2, 4]], first_of_class[[1, 7, 9]]
-    for name, model in models.items():
-        reconstruct_key, sample_key = (jax.random.fold_in(key, i) for i in range(2))
-        rebuilt[name] = np.asarray(_evaluate.reconstruct(reconstruct_key, model, shown))
-        sampled[name] = np.asarray(_evaluate.generate(sample_key, model, 100))
-        means[name] = np.asarray(posterior(model, x_test).mean)
-        path = np.asarray(_evaluate.interpolate(model, x_test[start], x_test[end], SHOWN))
-        between |= {f"{name} {i + 1}": path[:, i] for i in range(path.shape[1])}
-    ladders = {name: t.evaluation.bounds for name, t in trained.items()}
-    first = config.bounds[0]
-    gaps = {
-        f"{name} - {first}": {k: paired(v, ladders[first][k]) for k, v in ladder.items()}
-        for name, ladder in ladders.items()
-        if name != first
-    }
-    side = images.side
-    return {
-        "reconstructions": _plots.image_rows(originals | rebuilt, side, "Held-out digits, rebuilt"),
-        "samples": _plots.image_grids(sampled, side, 10, "Mean pixels of draws from the prior"),
-        "interpolation": _plots.image_rows(between, side, "Between the codes of two test images"),
-        "latent": _plots.latent_space(means, images.test_labels),
-        "rate_distortion": _plots.training_curves(
-            {name: t.fit.evaluations for name, t in trained.items()}
-        ),
-        "bound_against_k": _plots.bound_against_samples(ladders, gaps),
-    }
-
-
-def lines(trained: dict[str, Trained]) -> list[dict[str, Any]]:
-    """``metrics.jsonl``: each step's loss, and each held-out evaluation."""
-    rows = []
-    for name, (_, fit, _) in trained.items():
-        for step, value in enumerate(fit.history["loss"], start=1):
-            rows.append({"bound": name, "step": step, "loss": value})
-        for values in zip(*fit.evaluations.values(), strict=True):
-            rows.append({"bound": name, **dict(zip(fit.evaluations, values, strict=True))})
-    return rows
-
-
-def experiment(config: Config, out: pathlib.Path) -> dict[str, dict[str, Metric]]:
-    """Train, measure, draw and write; returns the table."""
-    begun = time.perf_counter()
-    check(config)
-    images = load_digits()
-    x_test = fixed_test(images)
-    protocol = {k: v for k, v in asdict(config).items() if k not in ("out", "progress")} | {
-        "data": images.name,
-        "train_images": len(images.train),
-        "test_images": len(images.test),
-        "binarisation": f"train: fresh every step; test: once, seed {TEST_BITS_SEED}",
-        "test_bits_sha256": fingerprint(x_test),
-        "optimizer": "adam, cosine decay to 0",
-        "prior": "standard normal",
-        "hidden_layers": "two, tanh, Glorot uniform; output bias: logit of the mean pixel",
-        "published_reference": None,
-    }
-    _results.prepare(out, protocol)
-    trained = {}
-    for bound in config.bounds:
-        print(f"training with {GRADIENTS[config.gradient](BOUNDS[bound])} ...", file=sys.stderr)
-        trained[bound] = train(config, bound, images, x_test)
-    metrics = measure(config, trained)
-    _results.write_metrics(out / "metrics.jsonl", lines(trained))
-    seconds = time.perf_counter() - begun
-    _results.write_results(out, "vae", protocol, metrics, seed=config.seed, seconds=seconds)
-    _results.print_table(
-        f"VAE on {images.name}: K = {config.num_samples}, {config.gradient}, seed {config.seed}",
-        metrics,
-        f"± is the standard error over {len(images.test)} test images, for this seed; lower NLL is"
-        " better.",
-    )
-    pictures = _plots.save(draw(config, trained, images, x_test), out)
-    print(f"{time.perf_counter() - begun:.0f} s; written to {out}: results.json, metrics.jsonl and")
-    print("  " + ", ".join(pictures))
+        if bound != first:
+            gap = scores.nll - trained[first].evaluation.nll
+            rows[f"test NLL - {first}'s, paired"] = over_data(gap, better="lower")
+        for layer, count in scores.active_units.items():
+            rows[f"active units, {layer}"] = over_seeds(count, unit="count")
+        rows["to compile"] = Metric(fit.compile_seconds, unit="s")
+        rows["to run"] = Metric(fit.run_seconds, unit="s")
+        metrics |= {f"{bound}/{row}": metric for row, metric in rows.items()}
     return metrics
 
 
-def main() -> None:
-    """Run from the command line."""
-    config = tyro.cli(Config, description=__doc__, prog="python -m experiments.vae")
-    out = config.out or pathlib.Path("runs/vae") / f"digits-{config.seed}"
-    try:
-        experiment(config, out)
-    except ValueError as error:
-        sys.exit(f"experiments.vae: {error}")
-    except KeyboardInterrupt:
-        sys.exit("experiments.vae: interrupted")
+def experiment(config: Config, run: Run) -> Result:
+    """Train, measure and draw."""
+    check(config)
+    images = load_images(config.data, data_dir=config.data_dir, download=config.download)
+    x_test = _evaluate.held_out_bits(images, config.test_images)
+    run.protocol(
+        images=images.fingerprint,
+        train_images=len(images.train),
+        scored_images=len(x_test),
+        binarisation="train: fresh every step; test: once, the same bits in every run",
+        test_bits_sha256=fingerprint(x_test),
+        optimizer="adam, cosine decay",
+        prior="standard normal",
+        hidden_layers="two, tanh, Glorot uniform; output bias: logit of the mean pixel",
+    )
+    trained = train(config, run, images, x_test)
+    return Result(measure(config, trained), _pictures.of_runs(run, trained, images, x_test))
+
+
+def load(
+    folder: str | pathlib.Path,
+    bound: str,
+    *,
+    seed: int | None = None,
+    data_dir: pathlib.Path | None = None,
+) -> tuple[VAE, jax.Array]:
+    """What a run trained with ``bound``: one seed's model, by default the first's, and its bits."""
+    folder = pathlib.Path(folder)
+    protocol = json.loads((folder / "protocol.json").read_text())
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in protocol["settings"].items()}
+    if settings.pop("experiment") != "vae":
+        raise ValueError(f"folder must hold a run of experiments.vae (got {folder}); name another")
+    config = Config(**settings)  # pyright: ignore[reportArgumentType]
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    seed = config.seed if seed is None else seed
+    if bound not in config.bounds or seed not in seeds:
+        rule = f"be among {', '.join(config.bounds)}, and seed among {list(seeds)}"
+        raise ValueError(f"bound must {rule} (got {bound}, {seed}); {folder} has no other")
+    images = load_images(config.data, data_dir=data_dir)
+    if images.fingerprint != protocol["facts"].get("images"):
+        raise ValueError(f"{config.data} must be the images {folder} was run on; restore them")
+    like = initial_state(config, images, jnp.stack([jax.random.key(s) for s in seeds]))
+    state = vi.training.load(folder / "checkpoints" / file_name(bound), like)
+    x_test = _evaluate.held_out_bits(images, config.test_images)
+    return model_of(state, seed - config.seed), x_test
 
 
 if __name__ == "__main__":
-    main()
+    main(Config, PRESETS, experiment)

@@ -1,192 +1,184 @@
-"""Each experiment runs, at toy size, and leaves what it promises."""
+"""The autoencoder experiment at toy size, and what it gives to those who use the trained model."""
 
+import functools
 import json
-import re
+import operator
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from experiments import _data, _evaluate, vae
-from experiments._config import Config
-from experiments._results import Metric, prepare
-from experiments._vae import build_vae, posterior
+import vi
+from experiments import _evaluate, _plots, _references, vae
+from experiments._config import execute, resolve
+from experiments._pictures import SHOWN
 
-TOY = {"num_steps": 20, "num_samples": 3, "eval_samples": 20, "hidden": 16, "latent": 4}
-PICTURES = {
-    "reconstructions.png",
-    "samples.png",
-    "interpolation.png",
-    "latent.png",
-    "rate_distortion.png",
-    "bound_against_k.png",
-}
+PICTURES = {"reconstructions", "samples", "interpolation", "latent", "rate_distortion"}
+TOY = {"preset": "smoke", "progress": False}
 
 
 @pytest.fixture(scope="module")
-def toy_run(tmp_path_factory):
+def toy(tmp_path_factory):
+    """A run of two seeds: its folder and its record."""
     out = tmp_path_factory.mktemp("vae")
-    return out, vae.experiment(Config(**TOY, out=out, progress=False), out)
+    config = vae.Config(**TOY, seed=3, num_seeds=2, out=out)
+    return out, execute(config, vae.PRESETS, vae.experiment, "vae")
 
 
-def test_results_hold_the_protocol_and_every_metric(toy_run):
-    out, metrics = toy_run
-    record = json.loads((out / "results.json").read_text())
-    assert record["experiment"] == "vae"
-    assert record["seed"] == 0
-    assert {k: record["protocol"][k] for k in TOY} == TOY
-    assert set(record["versions"]) >= {"vi", "jax", "flax", "numpyro"}
-    for bound in ("elbo", "iwae"):
-        for name, metric in metrics[bound].items():
-            assert record["metrics"][bound][name]["value"] == metric.value
-            assert np.isfinite(metric.value)
-    assert "test NLL - elbo's, paired" in metrics["iwae"]
-    assert "test NLL - elbo's, paired" not in metrics["elbo"]
+def test_every_metric_is_there_for_every_seed(toy):
+    _, record = toy
+    rows = {"training bound", "test NLL, k = 20", "least ESS of the 20", "rate", "distortion"}
+    rows |= {"active units, z", "draws a step, K", "to compile", "to run"}
+    gap = "test NLL - elbo's, paired"
+    assert set(record.metrics) == {f"elbo/{r}" for r in rows} | {f"iwae/{r}" for r in rows | {gap}}
+    for name, metric in record.metrics.items():
+        assert np.isfinite(metric.value)
+        timed = metric.unit == "s" or name.endswith("K")
+        assert len(metric.seeds) == (0 if timed else 2), name
+    elbo, iwae = (record.metrics[f"{bound}/test NLL, k = 20"] for bound in ("elbo", "iwae"))
+    np.testing.assert_allclose(
+        record.metrics[f"iwae/{gap}"].seeds, np.subtract(iwae.seeds, elbo.seeds), atol=1e-6
+    )
+    assert record.metrics[f"iwae/{gap}"].stderr < 0.5 * iwae.stderr
+    assert elbo.reference is None  # nobody published digits
 
 
-def test_pictures_and_metrics_are_written(toy_run):
-    out, _ = toy_run
-    assert {p.name for p in out.glob("*.png")} == PICTURES
+def test_the_elbo_is_minus_rate_and_distortion(toy):
+    out, record = toy
+    with np.load(out / "stages" / "scoring+elbo.npz") as held:
+        gap = held["bounds/1"] + held["rate"] + held["distortion"]
+    assert abs(gap.mean()) < 1e-4
+    assert record.metrics["elbo/rate"].value > 0
+
+
+def test_pictures_and_curves_are_written(toy):
+    out, record = toy
+    assert set(record.pictures) == {f"{name}.png" for name in PICTURES | {"bound_against_k"}}
+    assert {p.name for p in out.glob("*.png")} == set(record.pictures)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    losses = [line for line in lines if "loss" in line]
-    assert [line["step"] for line in losses if line["bound"] == "iwae"] == list(range(1, 21))
-    assert all(np.isfinite(line["loss"]) for line in losses)
-    assert sum("rate" in line for line in lines) == 40
+    iwae = [line for line in lines if line["stage"] == "iwae"]
+    assert [line["step"] for line in iwae] == list(range(2, 41, 2))
+    assert all(len(line[name]) == 2 for line in iwae for name in ("loss", "rate", "distortion"))
 
 
-def test_a_seed_reproduces(toy_run, tmp_path):
-    _, metrics = toy_run
-    again = vae.experiment(Config(**TOY, out=tmp_path, progress=False), tmp_path)
-    for bound in metrics:
-        for name, metric in metrics[bound].items():
-            if metric.unit != "s":
-                assert again[bound][name] == metric
+def test_what_was_trained_is_used_in_three_lines(toy):
+    out, record = toy
+    model, x = vae.load(out, "iwae", seed=4)
+
+    @jax.jit  # eager calls work as well: this is faster here
+    def use(key):
+        rebuilt, drawn, noise = jax.random.split(key, 3)
+        evidence = vi.diagnostics.log_evidence(
+            noise, vae.posterior(model, x), vae.log_joint(model, x), 200
+        )
+        return vae.reconstruct(rebuilt, model, x), vae.generate(drawn, model, 5), evidence
+
+    rebuilt, drawn, evidence = use(jax.random.key(0))
+    assert (rebuilt.shape, drawn.shape) == ((100, 64), (5, 64))
+    with np.load(out / "stages" / "scoring+iwae.npz") as held:
+        scored = held["nll"]
+    # the same noise gives the same scores, and those of this seed, not the other
+    key = jax.random.fold_in(jax.random.key(4), _evaluate._STREAM)
+    own = _evaluate.evaluate(key, model, x, num_samples=20).nll
+    np.testing.assert_allclose(own, scored[1], rtol=1e-5)
+    assert np.abs(own - scored[0]).mean() > 0.1
+    assert record.metrics["iwae/test NLL, k = 20"].seeds[1] == pytest.approx(own.mean())
+    assert 0 < own.mean() + float(evidence.value.mean()) < 1  # the bound at 200 is above
 
 
-def test_another_protocol_does_not_overwrite(toy_run):
-    out, _ = toy_run
-    before = (out / "results.json").read_text()
-    other = Config(**{**TOY, "num_steps": 21}, out=out, progress=False)
-    with pytest.raises(ValueError, match=r"another protocol \(num_steps differ\); choose another"):
-        vae.experiment(other, out)
-    assert (out / "results.json").read_text() == before
+@pytest.mark.parametrize(
+    ("bound", "seed", "message"),
+    [
+        ("renyi", None, r"bound must be among elbo, iwae, .* \(got renyi, 3\)"),
+        ("iwae", 5, r"seed among \[3, 4\] \(got iwae, 5\)"),
+    ],
+)
+def test_what_was_not_trained_is_refused(toy, bound, seed, message):
+    with pytest.raises(ValueError, match=message):
+        vae.load(toy[0], bound, seed=seed)
 
 
-@pytest.mark.parametrize("held", ["[]", '{"protocol": [1]}', "{", "{}"])
-def test_a_folder_of_something_else_is_refused(tmp_path, held):
-    (tmp_path / "results.json").write_text(held)
-    with pytest.raises(ValueError, match="is not a results file"):
-        prepare(tmp_path, {})
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(OSError, match=r"protocol\.json"):
+        vae.load(tmp_path, "iwae")
+    held = {"settings": {"experiment": "other"}, "facts": {}}
+    (tmp_path / "protocol.json").write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=r"hold a run of experiments\.vae"):
+        vae.load(tmp_path, "iwae")
 
 
-def test_an_out_that_cannot_be_written_is_refused_first(tmp_path):
-    (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ValueError, match="--out: cannot write to"):
-            prepare(out, {})
+def test_the_main_job_is_what_it_was():
+    config = resolve(vae.Config(), vae.PRESETS)
+    held = {"bounds": ("elbo", "iwae"), "gradient": "dreg", "num_samples": (20,), "layers": 1}
+    held |= {"num_steps": 4000, "batch_size": 100, "learning_rate": 3e-3, "final_rate": 0.0}
+    held |= {"hidden": 128, "latent": 20, "eval_samples": 5000, "test_images": None}
+    assert {name: getattr(config, name) for name in held} == held
+    mnist = resolve(vae.Config(data="mnist"), vae.PRESETS)
+    assert vae.draws_of(mnist) == {"elbo": 1, "iwae": 5}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper"])
+@pytest.mark.parametrize("data", ["digits", "mnist", "fashion_mnist"])
+def test_every_preset_is_complete(preset, data):
+    config = resolve(vae.Config(preset=preset, data=data), vae.PRESETS)
+    vae.check(config)
+    assert config.test_images is None or data == "mnist" or config.test_images <= 1000
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bounds": ()}, "--bounds must name at least one bound"),
-        ({"latent": 0}, "--latent must be at least 1"),
-        ({"eval_samples": 0}, "--eval-samples must be at least 1"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be positive"),
+        ({"bounds": ()}, r"--bounds must name each bound once, and at least one \(got ''\); try"),
+        ({"bounds": ("elbo", "elbo")}, r"--bounds must .* \(got 'elbo elbo'\)"),
+        ({"num_samples": (1, 2, 3)}, r"--num-samples must be one count or one for each of the 2"),
+        ({"num_samples": (0,)}, r"--num-samples must .* of at least 1 \(got '0'\)"),
+        ({"latent": 0}, "--latent must be an integer of at least 1"),
+        ({"eval_samples": 0}, "--eval-samples must be an integer of at least 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must be positive"),
+        ({"final_rate": 1.0}, r"--final-rate must be from 0 to --learning-rate 0\.001 \(got 1\.0"),
+        ({"test_images": 361}, r"--test-images must be from 2 to the 360 that digits has"),
+        ({"test_images": 1}, r"--test-images must be from 2"),
+        ({"layers": 3}, r"--layers must be 1 or 2 \(got 3\)"),
     ],
 )
 def test_bad_settings_are_refused_before_training(tmp_path, fields, message):
+    config = vae.Config(**TOY, **fields, out=tmp_path)
     with pytest.raises(ValueError, match=message):
-        vae.experiment(Config(**{**TOY, **fields}), tmp_path)
+        execute(config, vae.PRESETS, vae.experiment, "vae")
+    assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_that_diverges_is_no_result(tmp_path):
-    config = Config(**{**TOY, "num_steps": 3}, learning_rate=1e38, progress=False)
-    with (
-        pytest.warns(RuntimeWarning, match="non-finite"),
-        pytest.raises(ValueError, match=r"training with dreg\(elbo\) stopped at step .*; lower"),
-    ):
-        vae.experiment(config, tmp_path)
-    assert not (tmp_path / "results.json").exists()
+def test_references_are_the_nearest_published_and_say_on_what():
+    iwae = _references.test_nll("mnist", 1, "iwae", 5)
+    assert iwae is not None
+    assert (iwae.value, iwae.how) == (85.54, "read")
+    assert "3,280 epochs, k = 5,000" in iwae.protocol
+    assert iwae.protocol.endswith("1 layer, k = 5")
+    elbo = _references.test_nll("mnist", 2, "elbo", 50)
+    assert elbo is not None
+    assert elbo.value == 84.78
+    assert _references.test_nll("mnist", 1, "iwae", 7) is None
+    assert _references.test_nll("digits", 1, "iwae", 5) is None
 
 
-def test_one_latent_dimension_has_its_pictures(tmp_path):
-    vae.experiment(Config(**{**TOY, "latent": 1}, bounds=("iwae",), progress=False), tmp_path)
-    assert {p.name for p in tmp_path.glob("*.png")} == PICTURES
+@pytest.mark.parametrize("shape", [(8, 8), (4, 4, 3), (12,)])
+def test_images_of_any_shape_are_drawn(shape):
+    size = functools.reduce(operator.mul, shape)
+    height, width = shape if len(shape) == 2 else (shape[:2] if len(shape) == 3 else (1, size))
+    images = np.random.default_rng(0).random((7, size))
+    shown = _plots.image_rows({"all": images, "some": images[:3]}, shape, "title").axes[0].images[0]
+    pixels = np.asarray(shown.get_array())
+    assert pixels.shape[:2] == (2 * (height + 1) - 1, 7 * (width + 1) - 1)
+    third = pixels[height + 1 :, 2 * (width + 1) : 3 * (width + 1) - 1]
+    np.testing.assert_array_equal(third.reshape(-1), images[2])
+    grid = _plots.image_grids({"one": images}, shape, 3, "title").axes[0].images[0]
+    pixels = np.asarray(grid.get_array())  # two whole lines of three
+    np.testing.assert_array_equal(pixels[height + 1 :, :width].reshape(-1), images[3])
 
 
-def test_bad_flags_end_in_one_line(monkeypatch, tmp_path, capsys):
-    flags = ["vae", "--num-samples", "0", "--out", str(tmp_path), "--progress", "False"]
-    monkeypatch.setattr("sys.argv", flags)
-    with pytest.raises(SystemExit, match=r"experiments.vae: --num-samples must be at least 1"):
-        vae.main()
-
-
-def test_help_names_every_flag(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["vae", "--help"])
-    with pytest.raises(SystemExit):
-        vae.main()
-    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    for flag in ("--bounds", "--gradient", "--num-samples", "--seed", "--out"):
-        assert flag in shown
-    assert "K, draws of z per image and step" in shown
-
-
-def test_digits_are_split_once_and_binarised_afresh():
-    images = _data.load_digits()
-    assert images.train.shape == (1437, 64)
-    assert images.test.shape == (360, 64)
-    assert 0 <= images.train.min() < images.train.max() <= 1
-    rows = {row.tobytes() for row in images.train}
-    assert sum(row.tobytes() in rows for row in images.test) == 0
-    assert _data.fingerprint(_data.fixed_test(images)) == "f416ee1397c82f09"
-    bits = [_data.binarise(jax.random.key(seed), images.train) for seed in range(2)]
-    assert set(np.unique(bits[0])) == {0.0, 1.0}
-    assert (bits[0] != bits[1]).any()
-
-
-def test_bounds_rise_with_k_and_end_at_the_evidence():
-    images = _data.load_digits()
-    x = _data.fixed_test(images)[:40]
-    model = build_vae(images.train, 16, 4, nnx.Rngs(0))
-    scores = _evaluate.evaluate(jax.random.key(0), model, x, num_samples=2000)
-    ladder = [scores.bounds[k].mean() for k in sorted(scores.bounds)]
-    assert list(scores.bounds) == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000]
-    assert all(np.diff(ladder[:6]) > 0)
-    mean, stderr = _evaluate.paired(scores.bounds[2000], -scores.nll)
-    assert abs(mean) < 5 * stderr + 0.01
-    elbo = -(scores.rate + scores.distortion)
-    mean, stderr = _evaluate.paired(scores.bounds[1], elbo)
-    assert abs(mean) < 5 * stderr
-
-
-def test_the_output_bias_starts_at_the_mean_image():
-    images = _data.load_digits()
-    model = build_vae(images.train, 16, 4, nnx.Rngs(0))
-    bias = model.decoder.heads[0].bias[...]
-    np.testing.assert_allclose(
-        jax.nn.sigmoid(bias), np.clip(images.train.mean(0), 1e-3, 1 - 1e-3), rtol=1e-4
-    )
-    assert posterior(model, images.train[:3]).batch_shape == (3,)
-
-
-def test_paired_differences_are_tighter_than_their_parts():
-    rng = np.random.default_rng(0)
-    hardness = rng.normal(80, 10, 500)
-    a, b = hardness + rng.normal(0, 1, 500), hardness + rng.normal(0.5, 1, 500)
-    mean, stderr = _evaluate.paired(a, b)
-    np.testing.assert_allclose(mean, (a - b).mean())
-    assert stderr < 0.2 * _evaluate.mean_and_stderr(a)[1]
-
-
-@pytest.mark.parametrize(
-    ("metric", "shown"),
-    [
-        (Metric(-1.234, 0.056), "-1.23 ± 0.06"),
-        (Metric(3, unit="count"), "3"),
-        (Metric(1.26, unit="s"), "1.3"),
-    ],
-)
-def test_metrics_print_with_their_error(metric, shown):
-    assert str(metric) == shown
+@pytest.mark.parametrize("labels", [None, np.arange(SHOWN) % 3, np.arange(SHOWN) * 5])
+@pytest.mark.parametrize("latent", [1, 4])
+def test_latent_spaces_of_any_size_are_drawn(labels, latent):
+    means = {"elbo": np.random.default_rng(0).random((SHOWN, latent))}
+    figure = _plots.latent_space(means, labels)
+    assert len(figure.axes) == (1 if labels is None else 2)
