@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
+import jax
 import tyro
 
 from experiments._results import Record, Result, plain, write_results
@@ -117,7 +118,8 @@ def execute(config: Common, presets: Presets, experiment: Experiment, name: str)
             print(f"finished before: {run.out} holds this run; nothing was computed")
             return run.finished
         print(f"{'beginning' if run.is_new else 'going on'} in {run.out}", file=sys.stderr)
-        result = experiment(config, run)
+        with _optimised(config.preset != "smoke"):
+            result = experiment(config, run)
         record = write_results(run.out, run.settings | run.facts, result, run.seconds)
         print_table(record)
         print(f"written to {run.out}: " + ", ".join(["results.json", *record.pictures]))
@@ -194,6 +196,17 @@ def _is_refusal(error: Exception, experiment: Experiment) -> bool:
     where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
     ours = where.split(".")[0] in ("vi", "experiments") or where == experiment.__module__
     return isinstance(error, OSError) or (ours and "; " in str(error))
+
+
+@contextlib.contextmanager
+def _optimised(wanted: bool) -> Iterator[None]:
+    """Programs that run fast, or that compile fast: a smoke run is nearly all compilation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", before or not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @contextlib.contextmanager

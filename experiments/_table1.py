@@ -77,7 +77,7 @@ def pictures(
     """Of the first seed, by file name: NLL against k, the curves, and samples of the largest k."""
     curves = {
         str(cell): {
-            COLUMNS.get(k, k): v if k == "step" else v[0]
+            COLUMNS.get(k.removeprefix("held-out "), k): v if k == "step" else v[0]
             for k, v in next(iter(held.values())).fit.evaluations.items()
         }
         for cell, held in trained.items()

@@ -183,7 +183,8 @@ def train(
     @jax.jit
     @jax.vmap
     def watch(key, state):
-        return bounds_of(objectives, cell.num_samples, state.model, key, x_test[:WATCHED])
+        values = bounds_of(objectives, cell.num_samples, state.model, key, x_test[:WATCHED])
+        return {f"held-out {name}": value for name, value in values.items()}
 
     fit = run.fit(
         str(cell),

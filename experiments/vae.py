@@ -74,7 +74,9 @@ CPU: dict[str, Any] = dict(
 )
 WHOLE: dict[str, Any] = dict(eval_samples=5000, test_images=None)
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": CPU | dict(num_samples=(1, 3), num_steps=40, eval_samples=20, test_images=100),
+    "smoke": CPU | dict(
+        bounds=("iwae",), num_samples=(3,), num_steps=40, eval_samples=20, test_images=100
+    ),
     "cpu": CPU,
     "digits-cpu": WHOLE | dict(
         gradient="dreg", num_samples=(20,), num_steps=4000, learning_rate=3e-3, final_rate=0.0,

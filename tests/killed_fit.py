@@ -1,4 +1,4 @@
-"""A long run with everything in its state, for another process to kill: folder, seconds to live."""
+"""A long run with everything in its state, for another process to kill: folder, and when to die."""
 
 import hashlib
 import os
@@ -83,19 +83,21 @@ def digest(result) -> str:
 
 
 def main():
-    folder, seconds = sys.argv[1], float(sys.argv[2])
+    folder, when = sys.argv[1:]
+    looks = []
 
-    def live_on(*_):
-        """At the first look: from now on it is training, evaluating or saving."""
-        if seconds and not started:
-            started.append(True)
-            timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    def report(step, metrics):
+        """From the first look on it is training, evaluating or saving."""
+        looks.append(step)
+        if when == "look" and len(looks) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if when not in ("look", "0") and len(looks) == 1:
+            timer = threading.Timer(float(when), os.kill, (os.getpid(), signal.SIGKILL))
             timer.daemon = True
             timer.start()
         time.sleep(0.02)
 
-    started = []
-    print(digest(fit(folder, report=live_on)))
+    print(digest(fit(folder, report=report)))
 
 
 if __name__ == "__main__":

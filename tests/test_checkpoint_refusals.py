@@ -1,11 +1,13 @@
 """What a checkpoint folder may suffer: a clear error, and the last good state intact."""
 
+import dataclasses
 import pathlib
 import shutil
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -92,6 +94,40 @@ def test_another_run_is_refused(folder, change, what):
 def test_the_error_of_another_machine_s_rounding_is_not_another_state(folder):
     almost = vi.training.init({"w": np.full(3, 1.000001)}, OPTIMIZER)
     assert_same(fit(folder, state=almost), fit(None))
+
+
+def test_another_order_of_the_runs_is_another_run(tmp_path):
+    def both(rates):
+        def one(rate):
+            state = vi.training.init(
+                {"w": jnp.ones(3) * rate}, OPTIMIZER, extra=jnp.full(2, jnp.nan)
+            )
+            return state
+
+        keys = jax.random.split(jax.random.key(0), 2)
+        return fit(tmp_path, key=keys, state=jax.vmap(one)(jnp.array(rates)), num_steps=20)
+
+    first = both([0.3, 0.1])
+    assert_same(both([0.3, 0.1]), first)
+    with pytest.raises(ValueError, match=r"of this run \(got another state in"):
+        both([0.1, 0.3])
+
+
+def test_one_step_more_is_another_state(folder):
+    later = dataclasses.replace(start(), step=jnp.int32(1_000_000))
+    with pytest.raises(ValueError, match=r"of this run \(got another state in"):
+        fit(folder, state=later)
+
+
+def test_a_state_of_numpy_arrays_goes_on(tmp_path):
+    state = dataclasses.replace(start(), extra=np.zeros(3))
+    fit(tmp_path, state=state, num_steps=20)
+    assert fit(tmp_path, state=state).state.step == 60
+
+
+def test_a_remote_folder_is_refused():
+    with pytest.raises(ValueError, match="Checkpoint: folder must be a local folder"):
+        fit("gs://bucket/run")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):

@@ -14,7 +14,12 @@ from experiments._config import execute, resolve
 from experiments._pictures import SHOWN
 
 PICTURES = {"reconstructions", "samples", "interpolation", "latent", "rate_distortion"}
-TOY = {"preset": "smoke", "progress": False}
+TOY = {
+    "preset": "smoke",
+    "bounds": ("elbo", "iwae"),
+    "num_samples": (1, 3),
+    "progress": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,7 @@ def test_every_preset_is_complete(preset, data):
     ],
 )
 def test_bad_settings_are_refused_before_training(tmp_path, fields, message):
-    config = vae.Config(**TOY, **fields, out=tmp_path)
+    config = vae.Config(**(TOY | fields), out=tmp_path)
     with pytest.raises(ValueError, match=message):
         execute(config, vae.PRESETS, vae.experiment, "vae")
     assert not (tmp_path / "checkpoints").exists()

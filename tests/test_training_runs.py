@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import vi
 from vi.training import Cause
+from vi.training._chunk import chunk
 
 RATES = jnp.array([0.3, 0.1, 0.03])
 OPTIMIZER = optax.inject_hyperparams(optax.adam)(learning_rate=0.1)
@@ -155,12 +157,37 @@ def test_skipped_steps_are_counted_and_said():
     state = jax.vmap(lambda e: vi.training.init({"w": jnp.ones(3)}, optimizer, extra=e))(
         jnp.array([False, True])
     )
-    with pytest.warns(RuntimeWarning, match="run 1: ran all 30 steps; .* skipped 7 as not finite"):
+    with pytest.warns(RuntimeWarning, match="run 1: ran all 30 steps; .* skipped 7 as"):
         result = fit(keys()[:2], step, state)
     assert [s.skipped for s in result.stopped] == [0, 7]
     assert np.isnan(result.history["loss"]).sum(1).tolist() == [0, 7]
     assert result.state.step.tolist() == [30, 30]
     assert jnp.isfinite(result.state.params["w"]).all()
+
+
+def test_a_skipped_step_leaves_batch_statistics_and_averages_finite():
+    class Network(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    data = np.where(np.arange(23)[:, None] == 9, np.nan, DATA)
+    optimizer = optax.apply_if_finite(
+        optax.chain(optax.sgd(0.1), vi.training.average(0.9)), max_consecutive_errors=3
+    )
+
+    def loss(network, seen, key, batch, step):
+        return (network.norm(batch) ** 2).mean(), (seen + batch.sum(), {})
+
+    step = vi.training.stateful_gradient_step(loss, optimizer)
+    state = vi.training.init(Network(), optimizer, extra=jnp.zeros(()))
+    with pytest.warns(RuntimeWarning, match="skipped [0-9]+ as not finite"):
+        result = vi.training.fit(
+            jax.random.key(0), step, state, data, num_steps=40, batch_size=5, progress=True
+        )
+    assert result.stopped.cause is Cause.DONE
+    floats = (result.state.variables, result.state.extra, vi.training.averaged(result.state).params)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(floats))
+    assert result.state.extra != 0
 
 
 def test_more_failures_in_a_row_than_the_wrapper_bears_stop_the_run():
@@ -225,6 +252,50 @@ def test_an_interrupt_returns_what_there_is():
 def test_bad_input_is_refused(bad, match):
     with pytest.raises(ValueError, match=f"^fit: {match}"):
         fit(num_steps=1, **bad())
+
+
+@pytest.mark.parametrize("answer", [False, True, 0.5])
+def test_a_rule_that_answers_something_else_is_refused(answer):
+    with pytest.raises(ValueError, match="fit: stop must return a reason or None"):
+        fit(eval_every=10, stop=lambda history, evaluations: answer)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        (lambda k, s: {"loss": jnp.zeros(3)}, r"use other names than the metrics \(got loss\)"),
+        (lambda k, s: {"a": ["yes"] * 3}, r"evaluate must return numbers \(got a: list\)"),
+    ],
+)
+def test_evaluations_that_cannot_be_kept_are_refused(values, match):
+    with pytest.raises(ValueError, match=match):
+        fit(evaluate=values, report=lambda *_: None)
+
+
+def test_nested_metrics_are_refused_before_training():
+    def nested(state, key, batch):
+        moved, metrics = STEP(state, key, batch)
+        return moved, metrics | {"kl": {"a": metrics["loss"]}}
+
+    with pytest.raises(ValueError, match=r"fit: metrics must be arrays by name \(got kl\)"):
+        fit(step=nested)
+
+
+def test_a_metric_may_be_called_step():
+    def counting(state, key, batch):
+        moved, metrics = STEP(state, key, batch)
+        return moved, metrics | {"step": moved.step}
+
+    result = fit(step=counting)
+    assert result.history["step"].tolist() == [list(range(1, 31))] * 3
+
+
+def test_a_committed_state_compiles_once():
+    step = vi.training.gradient_step(loss, OPTIMIZER)
+    state = jax.device_put(states(), jax.devices()[0])
+    before = chunk._cache_size()
+    fit(step=step, state=state)
+    assert chunk._cache_size() == before + 1
 
 
 def test_runs_at_different_steps_are_refused():

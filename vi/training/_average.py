@@ -1,5 +1,6 @@
 """Averages of the iterates, carried in the optimiser's state."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,7 +27,9 @@ def average(decay: float | Callable[[Any], Any]) -> optax.GradientTransformation
     bias towards the first: ``sum_s d^(t-s) params_s / sum_s d^(t-s)`` over s = 1..t. With ``1.0``
     the plain mean of all iterates (Polyak and Ruppert). With a function of the number of iterates
     so far, starting at 0, ``average_t = d(t) average_(t-1) + (1 - d(t)) params_t``, where ``d(0)``
-    should be 0. The updates pass unchanged; ``averaged`` takes the average out of a state.
+    should be 0. The updates pass unchanged; ``averaged`` takes the average out of a state. It is
+    kept in float32 or wider. For steps that are not finite to be left out of it too, write
+    ``apply_if_finite(chain(..., average(decay)), n)``.
 
     Args:
         decay: In [0, 1], or such a function.
@@ -55,24 +58,24 @@ def average(decay: float | Callable[[Any], Any]) -> optax.GradientTransformation
         equation 2; Kingma and Ba (2015), "Adam", section 7.2 and, for the bias, section 3.
     """
     if callable(decay):
-        weight = decay
+        weight = lambda count: 1 - decay(count)  # noqa: E731
     else:
         if not 0 <= decay <= 1:
             remedy = "pass 0.999, say, or 1.0 for the plain mean"
             raise refusal("average", "decay", "be in [0, 1]", decay, remedy)
-        weight = lambda count: _unbiased(float(decay), count)  # noqa: E731
+        weight = lambda count: _newest(float(decay), count)  # noqa: E731
 
     def init(params):
-        return AverageState(jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32))
+        return AverageState(jax.tree.map(_wide, params), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
         if params is None:
             remedy = "pass the parameters to optimizer.update"
             raise refusal("average", "params", "be given", "None", remedy)
         moved = optax.apply_updates(params, updates)
-        kept = weight(state.count)
+        new = weight(state.count)
         mean = jax.tree.map(
-            lambda a, p: (a + (1 - kept) * (p - a)).astype(a.dtype), state.params, moved
+            lambda a, p: (a + new * (p.astype(a.dtype) - a)).astype(a.dtype), state.params, moved
         )
         return updates, AverageState(mean, optax.safe_increment(state.count))
 
@@ -99,15 +102,21 @@ def averaged(state: State) -> State:
     if len(found) != 1:
         remedy = "make the optimiser with optax.chain(..., vi.training.average(decay))"
         raise refusal("averaged", "state", "hold one average", len(found), remedy)
-    return replace(state, params=found[0].params)
+    cast = jax.tree.map(lambda a, p: a.astype(p.dtype), found[0].params, state.params)
+    return replace(state, params=cast)
 
 
-def _unbiased(decay: float, count):
-    """``d (1 - d^t) / (1 - d^(t+1))``: the weight of the mean of t iterates beside one more."""
+def _newest(decay: float, count):
+    """``(1 - d) / (1 - d^(t+1))``: the weight of one more iterate beside the mean of t."""
+    if decay == 0.0:
+        return 1.0
     if decay == 1.0:
-        return count / (count + 1)
-    power = jnp.power(jnp.float32(decay), count)
-    return decay * (1 - power) / (1 - decay * power)
+        return 1.0 / (count + 1)
+    return (1 - decay) / -jnp.expm1((count + 1) * math.log(decay))
+
+
+def _wide(leaf):
+    return jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _is_average(node) -> bool:

@@ -39,6 +39,9 @@ class Checkpoint:
     every_seconds: float = 60.0
 
     def __post_init__(self):
+        if "://" in str(self.folder):
+            remedy = "save to a local disk and copy it"
+            raise refusal("Checkpoint", "folder", "be a local folder", self.folder, remedy)
         if not self.every_seconds >= 0:
             remedy = "pass 0 to save after every chunk of steps"
             raise refusal("Checkpoint", "every_seconds", "be >= 0", self.every_seconds, remedy)
@@ -110,11 +113,12 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         _orbax().save(str(partial), kept)
         (partial / _CHECKSUMS).write_text(json.dumps(checksums(partial)))
-        if step in before:
-            _remove(folder / str(step))
-        partial.rename(folder / str(step))
         for old in [s for s in before if s != step][: 1 - _KEPT]:
-            _remove(folder / str(old))
+            shutil.rmtree(_aside(folder / str(old)))
+        same = _aside(folder / str(step)) if step in before else None
+        partial.rename(folder / str(step))
+        if same is not None:
+            shutil.rmtree(same)
 
 
 def prepare(folder: pathlib.Path) -> None:
@@ -160,11 +164,9 @@ def _reason(error: Exception) -> str:
     return " ".join(lines[0].strip().splitlines()[-1:] or lines[1:])[:150]
 
 
-def _remove(path: pathlib.Path) -> None:
-    """Remove a checkpoint so that a process killed half-way leaves no half of it by its name."""
-    removed = path.with_name(f"{path.name}{_PARTIAL}-removed")
-    path.rename(removed)
-    shutil.rmtree(removed)
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    """Rename a checkpoint that is to go, so that no half of it is ever there by its name."""
+    return path.rename(path.with_name(f"{path.name}{_PARTIAL}-old"))
 
 
 def read(where: str, folder: pathlib.Path, step: int) -> tuple[dict[str, dict], dict[str, Any]]:
@@ -234,7 +236,9 @@ def _is_key(leaf) -> bool:
 def _on_device(value, leaf):
     if _is_key(leaf):
         value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-    return jax.device_put(value, leaf.sharding) if isinstance(leaf, jax.Array) else value
+    if isinstance(leaf, jax.Array) and leaf.committed:
+        return jax.device_put(value, leaf.sharding)
+    return jnp.asarray(value)
 
 
 @functools.cache

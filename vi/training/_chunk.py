@@ -6,12 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from vi._check import refusal
 from vi.training._run import Carry, begin, on_minibatches
-from vi.training._state import State
+from vi.training._state import State, skipped
 from vi.training._step import Step
 from vi.types import Key
 
@@ -51,6 +51,9 @@ def chunk(
         return jnp.isfinite(loss).all() | (skipped(before) < skipped(after))
 
     _, metrics = jax.eval_shape(body, carry)
+    if nested := [name for name, m in metrics.items() if not hasattr(m, "shape")]:
+        remedy = "give each array a name of its own"
+        raise refusal("fit", "metrics", "be arrays by name", ", ".join(nested), remedy)
     history = jax.tree.map(lambda m: jnp.zeros((capacity, *m.shape), m.dtype), metrics)
 
     def record(i, loop):
@@ -77,9 +80,13 @@ def again(carry: Carry) -> Carry:
 
 def start(key: Key, state: State, data: PyTree[Array | np.ndarray]) -> Carry:
     """The carry to begin with, of one run or of several."""
-    if key.ndim == 0:
-        return begin(state, data)
-    return jax.vmap(lambda state: begin(state, data))(state)
+    per_run = (lambda f: f) if key.ndim == 0 else jax.vmap
+    carry = per_run(lambda state: begin(state, data))(state)
+    if not state.step.committed:
+        return carry
+    # beside the state: a carry that is half committed would compile twice
+    order, epoch = jax.device_put((carry.order, carry.epoch), state.step.sharding)
+    return Carry(carry.state, order, epoch)
 
 
 def last_good(
@@ -127,9 +134,3 @@ def not_finite(params: PyTree[Array]) -> list[str]:
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     """Whether every element of every leaf is finite."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def skipped(state: State) -> Int[Array, "*runs"]:
-    """How many steps ``optax.apply_if_finite`` left out; 0 where the optimiser has none."""
-    counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "total_notfinite")
-    return jnp.asarray(sum(count for _, count in counts), jnp.int32)

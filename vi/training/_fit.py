@@ -80,9 +80,10 @@ def fit(
 
     With ``checkpoint``, a run killed at any moment and started again with the same arguments ends
     with the same bits, on the same device. What is checked is the key, the data, the sizes and
-    (in sum) the state: step, ``evaluate`` and ``stop`` must be the same functions. More
-    ``num_steps`` extend the run; a finished run returns at once. Ctrl-C saves and returns. What
-    ``evaluate``, ``report`` and ``stop`` raise goes through, after saving.
+    (in sums) the state: step, ``evaluate`` and ``stop`` must be the same functions. More
+    ``num_steps`` extend the run (the look at its old end stays); a finished run returns at once.
+    Ctrl-C saves and returns. What ``evaluate``, ``report`` and ``stop`` raise goes through, after
+    saving. One process at a time may use the folder.
 
     Args:
         key: Fixes the order of the data, the noise of every step and that of ``evaluate``.
@@ -139,11 +140,13 @@ def fit(
     advance = functools.partial(
         chunk, key, step, jax.tree.map(jnp.asarray, data), batch_size=batch_size, capacity=capacity
     )
+    state = jax.tree.map(jnp.asarray, state)
     so_far = Progress(first, (start(key, state, data), first))
     watch = Watch(first + num_steps, eval_every, evaluate, stop, report)
     saver = restored = None
     if checkpoint is not None:
         place = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+        _require_one_process()
         saver = Saver(place, identity(key, state, data, batch_size, eval_every))
         restored = saver.restore(so_far, watch.end)
     compile_seconds, interrupted = 0.0, False
@@ -207,6 +210,13 @@ def _require_looks(eval_every, evaluate, stop, report) -> None:
     if stop is not None and eval_every is None:
         remedy = "pass eval_every=..., the steps between two looks"
         raise refusal("fit", "stop", "come with eval_every", "no eval_every", remedy)
+
+
+def _require_one_process() -> None:
+    if jax.process_count() > 1:
+        remedy = "save in evaluate with orbax, which knows of several"
+        rule, got = "be left out where several processes train", f"{jax.process_count()} processes"
+        raise refusal("fit", "checkpoint", rule, got, remedy)
 
 
 def _require_runs(key, step, state, data, batch_size: int) -> int:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vi._check import refusal
-from vi.training._chunk import Advance, again, last_good, skipped
+from vi.training._chunk import Advance, again, last_good
 from vi.training._progress import Bar
 from vi.training._resume import Progress, Saver
-from vi.training._state import State
+from vi.training._state import State, skipped
 from vi.training._stop import Cause, Stopped, StopRule
 from vi.types import Key
 
@@ -75,6 +76,12 @@ def train(
         failed = {}
         if not finite.all():
             moved, steps, failed = last_good(advance, carry, steps, active)
+            if not failed:
+                raise RuntimeError(
+                    f"fit: a loss or parameter was not finite after step {at}, and was when the"
+                    " steps were replayed: the program is not deterministic; see XLA_FLAGS"
+                    " (--xla_gpu_deterministic_ops=true)"
+                )
         progress.history.append(_rows(metrics, steps, active))
         progress.place = moved, at + steps
         for run, wrong in failed.items():
@@ -90,7 +97,7 @@ def _rows(metrics, steps: int, active: np.ndarray) -> dict[str, np.ndarray]:
 
     def cut(metric):
         rows = np.asarray(metric)[:steps].copy()
-        rows[:, ~active] = np.nan if np.issubdtype(rows.dtype, np.inexact) else 0
+        rows[:, ~active] = np.nan if jnp.issubdtype(rows.dtype, jnp.inexact) else 0
         return rows
 
     return jax.tree.map(cut, metrics)
@@ -105,12 +112,18 @@ def _look(key: Key, progress: Progress, watch: Watch, active: np.ndarray) -> Non
         progress.evaluations.append(jax.tree.map(lambda e: e[None], now))
     if watch.report is not None:
         newest = {k: v[-1] for k, v in progress.evaluations.rows().items() if k != "step"}
+        if both := newest.keys() & progress.history.rows().keys():
+            got, remedy = ", ".join(sorted(both)), "rename what evaluate returns"
+            raise refusal("fit", "evaluate", "use other names than the metrics", got, remedy)
         window = watch.window(at, progress.first)
         means = {k: v[-window:].mean(0) for k, v in progress.history.rows().items()}
         watch.report(at, means | newest)
     if watch.stop is not None and at < watch.end:
         for run in map(tuple, np.argwhere(active).tolist()):
             reason = watch.stop(progress.history.of_run(run), progress.evaluations.of_run(run))
+            if reason is not None and not isinstance(reason, str):
+                remedy = "return a sentence to stop, None to go on"
+                raise refusal("fit", "stop", "return a reason or None", repr(reason), remedy)
             if reason is not None:
                 message = f"stopped at step {at}: {reason}"
                 progress.stopped[run] = _stopped(Cause.EARLY, carry.state, run, message)
@@ -151,8 +164,11 @@ def _evaluation(evaluate, key, state, at: int, before) -> dict[str, np.ndarray]:
         got = f"names {list(values)}" if isinstance(values, dict) else type(values).__name__
         remedy = "return {name: scalar or array}; the step is added to it"
         raise refusal("fit", "evaluate", "return a dict without step", got, remedy)
-    now = {"step": np.int32(at)} | jax.tree.map(np.asarray, values)
+    now = {"step": np.array(at, np.int32)} | {k: np.asarray(v) for k, v in values.items()}
     for name, value in values.items():
+        if now[name].dtype.kind in "OUS":
+            got, remedy = f"{name}: {type(value).__name__}", "return scalars and arrays by name"
+            raise refusal("fit", "evaluate", "return numbers", got, remedy)
         if np.shape(value)[: key.ndim] != key.shape:
             got = f"{name} of shape {list(np.shape(value))} for keys {list(key.shape)}"
             remedy = "jax.vmap what evaluates one run"

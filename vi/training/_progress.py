@@ -42,6 +42,7 @@ class Bar:
 
     def advance(self, steps: int, losses: np.ndarray) -> None:
         """Show ``steps`` more, and the mean of their losses."""
-        shown = f"loss {np.nanmean(losses):.4g}" if losses.size else None
+        finite = losses[np.isfinite(losses)]
+        shown = f"loss {finite.mean():.4g}" if finite.size else None
         self._progress.update(self._task, advance=steps, description=shown)
         self._progress.refresh()

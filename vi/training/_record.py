@@ -1,14 +1,18 @@
 """What training has measured so far."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 
 class Record:
-    """Named arrays that grow along their first axis; the second is that of the runs, if several."""
+    """Named arrays that grow along their first axis; the second is that of the runs, if several.
 
-    def __init__(self, rows: Mapping[str, np.ndarray] | None = None):
+    Those that are ``shared`` belong to all runs and have no such axis.
+    """
+
+    def __init__(self, rows: Mapping[str, np.ndarray] | None = None, shared: Collection[str] = ()):
+        self._shared = shared
         self._parts: list[dict[str, np.ndarray]] = [dict(rows)] if rows else []
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -27,11 +31,13 @@ class Record:
         return self._parts[0] if self._parts else {}
 
     def of_run(self, run: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """One run's rows, ``{name: [rows, ...]}``; what belongs to all runs is in each."""
-        return {k: v if k == "step" else v[(slice(None), *run)] for k, v in self.rows().items()}
+        """One run's rows, ``{name: [rows, ...]}``; what is shared is in each."""
+        rows = self.rows()
+        return {k: v if k in self._shared else v[(slice(None), *run)] for k, v in rows.items()}
 
     def by_run(self, num_axes: int) -> dict[str, np.ndarray]:
         """All of it with the run axis first, ``{name: [*runs, rows, ...]}``."""
         if num_axes == 0:
             return dict(self.rows())
-        return {k: v if k == "step" else np.moveaxis(v, 0, 1) for k, v in self.rows().items()}
+        rows = self.rows()
+        return {k: v if k in self._shared else np.moveaxis(v, 0, 1) for k, v in rows.items()}

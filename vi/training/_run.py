@@ -85,6 +85,11 @@ def require_step(where: str, step) -> None:
     if not callable(step):
         remedy = "make one with gradient_step(loss, optimizer)"
         raise refusal(where, "step", "be a function", repr(step), remedy)
+    try:
+        hash(step)
+    except TypeError:
+        remedy = "a frozen dataclass, or a function"
+        raise refusal(where, "step", "be hashable", type(step).__name__, remedy) from None
 
 
 class Carry(NamedTuple):

@@ -1,5 +1,6 @@
 """Weights that change with the step: functions of it, as every optax schedule is."""
 
+import jax.numpy as jnp
 import optax
 
 from vi._check import refusal, require_count
@@ -41,7 +42,7 @@ def cyclical_annealing(
 ) -> optax.Schedule:
     """A weight that rises from ``start`` to ``end`` again in each of ``num_cycles`` cycles.
 
-    With ``tau = (t mod T) / T`` and ``T = ceil(num_steps / num_cycles)``:
+    With ``tau = (t mod ceil(T / M)) / (T / M)``, T steps and M cycles:
     ``beta(t) = start + (end - start) min(tau / ramp, 1)``, and ``end`` from ``num_steps`` on.
 
     Args:
@@ -67,7 +68,7 @@ def cyclical_annealing(
     References:
         Fu, Li, Liu, Gao, Celikyilmaz and Carin (2019), "Cyclical annealing schedule: a simple
         approach to mitigating KL vanishing", equations 6 and 7 (M = 4 and R = 0.5 are theirs; they
-        divide t - 1, counting steps from 1).
+        write t - 1, counting steps from 1).
     """
     num_steps = require_count("cyclical_annealing", "num_steps", num_steps)
     num_cycles = require_count("cyclical_annealing", "num_cycles", num_cycles)
@@ -78,8 +79,10 @@ def cyclical_annealing(
         remedy = "pass the part of a cycle that rises, 0.5 say"
         raise refusal("cyclical_annealing", "ramp", "be in (0, 1]", ramp, remedy)
     length = -(-num_steps // num_cycles)
-    cycle = optax.linear_schedule(start, end, max(round(ramp * length), 1))
-    boundaries = range(length, num_steps, length)
-    return optax.join_schedules(
-        [cycle] * (len(boundaries) + 1) + [optax.constant_schedule(end)], [*boundaries, num_steps]
-    )
+
+    def schedule(step):
+        tau = (step % length) * (num_cycles / num_steps)
+        rise = start + (end - start) * jnp.minimum(tau / ramp, 1.0)
+        return jnp.where(step < num_steps, rise, end)
+
+    return schedule

@@ -100,6 +100,12 @@ def variables_of(model: Any) -> PyTree[Array]:
     return nnx.to_pure_dict(variables)
 
 
+def skipped(state: State) -> Any:
+    """How many steps ``optax.apply_if_finite`` left out; 0 where the optimiser has none."""
+    counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, "total_notfinite")
+    return jnp.asarray(sum(count for _, count in counts), jnp.int32)
+
+
 def require_state(where: str, state: Any, runs: tuple[int, ...] = ()) -> None:
     """Refuse anything but the state of one run, or of as many as ``runs`` says."""
     if not isinstance(state, State):

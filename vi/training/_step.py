@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from vi._check import refusal
-from vi.training._state import State, variables_of
+from vi.training._state import State, skipped, variables_of
 from vi.types import Key
 
 Step: TypeAlias = Callable[[State, Key, PyTree[Array]], tuple[State, dict[str, Array]]]
@@ -80,7 +80,8 @@ def stateful_gradient_step(
     ``loss(model, extra, key, batch, step)`` returns ``(value, (extra, metrics))``; the next step
     receives that ``extra``, which is not differentiated (moving averages, schedules by the step
     count). What an NNX module changes in itself while the loss runs (batch statistics, dropout
-    counts) is carried along in ``state.variables``.
+    counts) is carried along in ``state.variables``. Of a step that ``optax.apply_if_finite`` skips
+    the floating arrays in both stay as they were.
 
     Args:
         loss: ``(model, extra, key, batch, step) -> (value, (extra, {name: array}))``; ``step`` is
@@ -123,8 +124,10 @@ def stateful_gradient_step(
 
         differentiate = jax.value_and_grad(value_and_carried, has_aux=True)
         (value, (extra, variables, metrics)), gradient = differentiate(state.params)
-        state = replace(_updated(state, gradient, optimizer), extra=extra, variables=variables)
-        return state, _with_loss(where, value, metrics)
+        moved = _updated(state, gradient, optimizer)
+        kept = _unless_skipped(state, moved, (extra, variables), (state.extra, state.variables))
+        moved = replace(moved, extra=kept[0], variables=kept[1])
+        return moved, _with_loss(where, value, metrics)
 
     return step
 
@@ -133,6 +136,22 @@ def _updated(state: State, gradient, optimizer) -> State:
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return replace(state, params=params, opt_state=opt_state, step=state.step + 1)
+
+
+def _unless_skipped(state: State, moved: State, carried, before):
+    """What is carried on; of a step that was skipped the floats of before, for they may be NaN.
+
+    Keys and counts go on, or the same noise would fail again.
+    """
+    if not optax.tree_utils.tree_get_all_with_path(state.opt_state, "total_notfinite"):
+        return carried
+    left_out = skipped(moved) > skipped(state)
+
+    def kept(new, old):
+        floating = jnp.issubdtype(jnp.result_type(new), jnp.inexact)
+        return jnp.where(left_out, old, new) if floating else new
+
+    return jax.tree.map(kept, carried, before)
 
 
 def _scalar(where, value):

@@ -46,9 +46,10 @@ def plateau(window: int, *, num_stderrs: float = 2.0) -> StopRule:
     """Stop when the minibatch loss no longer falls visibly above its noise.
 
     With ``m1`` and ``m2`` the mean losses of the last ``window`` steps and of the ``window`` before
-    them, stop when ``m2 - m1 <= num_stderrs * se``. The standard error is that of batch means, ten
-    blocks a window, so that autocorrelation shorter than a block is accounted for. A longer window
-    sees slower progress.
+    them, stop when ``m2 - m1 <= num_stderrs * se``. The standard error is that of batch means: ten
+    blocks of the last window, so that autocorrelation shorter than a block is accounted for, less
+    their straight line, so that a trend is no noise. A longer window sees slower progress. Losses
+    that are not finite (of steps that were skipped) do not count.
 
     Args:
         window: Steps in each of the two windows, at least 20.
@@ -67,7 +68,7 @@ def plateau(window: int, *, num_stderrs: float = 2.0) -> StopRule:
         >>> rule({"loss": noise + np.linspace(9.0, 0.0, 200)}, {}) is None
         True
         >>> rule({"loss": noise}, {})
-        'the loss fell by 0.1317 +- 0.153 over 100 steps'
+        'the loss fell by 0.1317 +- 0.1512 over 100 steps'
 
     References:
         Flegal and Jones (2010), "Batch means and spectral variance estimators in Markov chain Monte
@@ -79,15 +80,15 @@ def plateau(window: int, *, num_stderrs: float = 2.0) -> StopRule:
 
     def rule(history, evaluations):
         del evaluations
-        losses = history["loss"]
+        losses = history["loss"][np.isfinite(history["loss"])].astype(float)
         if len(losses) < 2 * window:
             return None
-        # the blocks are of equal length, at the end of each window
-        size = window // _BLOCKS
-        ends = [losses[-2 * window : -window], losses[-window:]]
-        blocks = [w[-size * _BLOCKS :].reshape(_BLOCKS, -1).mean(1, dtype=float) for w in ends]
-        fall = blocks[0].mean() - blocks[1].mean()
-        stderr = np.sqrt(sum(b.var(ddof=1) for b in blocks) / _BLOCKS)
+        before, last = losses[-2 * window : -window], losses[-window:]
+        fall = before.mean() - last.mean()
+        blocks = last[-(window // _BLOCKS) * _BLOCKS :].reshape(_BLOCKS, -1).mean(1)
+        at = np.arange(_BLOCKS)
+        noise = blocks - np.polyval(np.polyfit(at, blocks, 1), at)
+        stderr = np.sqrt(2 * (noise**2).sum() / (_BLOCKS - 2) / _BLOCKS)
         if fall > num_stderrs * stderr:
             return None
         return f"the loss fell by {fall:.4g} +- {stderr:.4g} over {window} steps"
@@ -100,6 +101,8 @@ def patience(
 ) -> StopRule:
     """Stop when a held-out score has not risen above its best for ``times`` evaluations in a row.
 
+    A NaN is no rise.
+
     Args:
         score: From the ``evaluations`` of one run to an array ``[times]`` of which up is good:
             ``lambda e: e["elbo"]``, or ``lambda e: -(e["rate"] + e["distortion"])``.
@@ -111,7 +114,7 @@ def patience(
 
     Raises:
         ValueError: ``times`` below 1, a negative ``least_gain``; when called, a score of another
-            shape or that is not a number, or evaluations without entries.
+            shape, or no evaluations.
 
     Examples:
         >>> import numpy as np, vi
@@ -131,11 +134,11 @@ def patience(
             remedy = "pass evaluate=... and eval_every=... to fit"
             raise refusal("patience", "evaluations", "hold something", "none", remedy)
         scores = np.asarray(score(evaluations))
-        if scores.ndim != 1 or np.isnan(scores).any():
-            got = "NaN" if scores.ndim == 1 else f"shape {list(scores.shape)}"
+        if scores.ndim != 1:
             remedy = "return one number per evaluation, up is good"
+            got = f"shape {list(scores.shape)}"
             raise refusal("patience", "score", "be numbers [times]", got, remedy)
-        best, at = scores[0], 0
+        best, at = -np.inf, 0
         for i, value in enumerate(scores):
             if value > best + least_gain:
                 best, at = value, i
