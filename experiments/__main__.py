@@ -16,7 +16,7 @@ def describe(path: pathlib.Path) -> tuple[bool, str, list[str]]:
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         if "PRESETS" in names and isinstance(value := getattr(node, "value", None), ast.Dict):
             presets = [key.value for key in value.keys if isinstance(key, ast.Constant)]
-    return is_experiment, first, list(map(str, presets))
+    return is_experiment, first, [str(preset) for preset in presets if "-" not in str(preset)]
 
 
 def main() -> None:

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +28,7 @@ class Common:
     """What every experiment may be told; a field left None takes its preset's value."""
 
     preset: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
-    """How much: smoke (seconds), cpu (minutes), gpu (minutes on one), paper (all of it)."""
+    """How much: smoke (seconds; compiled fast, runs slowly), cpu or gpu (minutes there), paper."""
     data: str = "digits"
     """digits, a TFDS image set (mnist, fashion_mnist, kmnist, ...) or a path to an .npz."""
     data_dir: pathlib.Path | None = None
@@ -55,6 +57,8 @@ def resolve(config: ConfigT, presets: Presets) -> ConfigT:
         held = ", ".join(preset for preset in presets if "-" not in preset)
         raise ValueError(f"--preset must be one it has (got {config.preset}); choose among {held}")
     config = _filled(config, presets)
+    if config.data.endswith(".npz"):  # the same run from wherever it is started
+        config = dataclasses.replace(config, data=os.path.abspath(os.path.expanduser(config.data)))
     require_counts(config, "num_seeds")
     require_counts(config, "seed", least=0)
     if config.seed + config.num_seeds > 2**32:
@@ -107,7 +111,8 @@ def main(Config: type[Common], presets: Presets, experiment: Experiment) -> None
 def execute(config: Common, presets: Presets, experiment: Experiment, name: str) -> Record:
     """What ``main`` does once the flags are parsed; an experiment that finished is only shown."""
     config = resolve(config, presets)
-    data = pathlib.PurePath(config.data).stem
+    is_file = config.data.endswith(".npz")
+    data = pathlib.PurePath(config.data).stem if is_file else re.sub(r"[/:]", "-", config.data)
     default = pathlib.Path("runs", name, f"{data}-{config.preset}-{config.seed}")
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     settings = {k: v for k, v in fields.items() if k not in NOT_PROTOCOL}

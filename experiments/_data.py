@@ -148,6 +148,17 @@ def fixed_test(images: Images, num_images: int | None = None) -> Float[Array, "M
     return jnp.asarray(np.concatenate(bits), jnp.float32)
 
 
+def facts(images: Images, x_test: Float[Array, "M pixels"]) -> dict[str, str | int]:
+    """What a protocol says of the data: two runs with the same facts saw the same."""
+    return {
+        "images": images.fingerprint,
+        "train_images": len(images.train),
+        "scored_images": len(x_test),
+        "binarisation": "train: fresh every step; test: once, the same bits in every run",
+        "test_bits_sha256": fingerprint(x_test),
+    }
+
+
 def fingerprint(bits: Float[Array, "M pixels"]) -> str:
     """The first digits of the bits' SHA-256: two runs with one fingerprint had one test set."""
     return hashlib.sha256(np.packbits(np.asarray(bits, bool)).tobytes()).hexdigest()[:16]

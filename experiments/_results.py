@@ -33,9 +33,9 @@ class Reference(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """A measured number: over several seeds their mean, with its standard error over data."""
+    """A measured number, of seeds their mean, its standard error over data; None if not run."""
 
-    value: float
+    value: float | None
     stderr: float | None = None
     unit: str = "nats"  # "s" and "count" print with fewer digits
     reference: Reference | None = None
@@ -50,16 +50,18 @@ class Metric(NamedTuple):
     @property
     def difference(self) -> float | None:
         """The value minus the reference's."""
-        return None if self.reference is None else self.value - self.reference.value
+        if self.reference is None or self.value is None:
+            return None
+        return self.value - self.reference.value
 
     def show(self, number: float | None, sign: str = "") -> str:
         """``number`` with this metric's digits; nothing for None."""
         if number is None:
             return ""
         if self.unit in ("count", "s"):
-            digits = 0 if self.unit == "count" and float(self.value).is_integer() else 1
+            digits = 0 if self.unit == "count" and float(self.value or 0).is_integer() else 1
             return f"{number:{sign}.{digits}f}"
-        finest = self.stderr or self.spread or abs(self.value) / 100
+        finest = self.stderr or self.spread or abs(self.value or 0) / 100
         if 0 < finest < 1e-6:
             return f"{number:{sign}.2e}"
         digits = max(2, -math.floor(math.log10(finest))) if finest else 2
@@ -67,7 +69,7 @@ class Metric(NamedTuple):
 
     def __str__(self) -> str:
         error = "" if self.stderr is None else f" ± {self.show(self.stderr)}"
-        return f"{self.show(self.value)}{error}"
+        return "not run" if self.value is None else f"{self.show(self.value)}{error}"
 
 
 class Result(NamedTuple):
@@ -229,15 +231,13 @@ def _metric(name: str, fields: dict[str, Any]) -> Metric:
         raise ValueError(f"metric {name} must be named <column>/<row>; name the model first")
     reference = fields["reference"] and Reference(**fields["reference"])
     metric = Metric(**{**fields, "reference": reference, "seeds": tuple(fields["seeds"])})
-    numbers = (metric.value, metric.stderr or 0, reference.value if reference else 0, *metric.seeds)
-    if not all(isinstance(number, int | float) for number in numbers):
+    numbers = metric.value, metric.stderr, reference and reference.value, *metric.seeds
+    if not all(isinstance(number, int | float | None) for number in numbers):
         raise ValueError(f"metric {name} must be a number (got {fields}); reduce it to one")
     return metric
 
 
 def _save_figures(out: pathlib.Path, figures: "Mapping[str, Callable[[], Figure]]") -> list[str]:
-    if not figures:
-        return []
     import matplotlib.pyplot as plt
 
     pictures = [f"{file_name(name)}.png" for name in figures]

@@ -19,31 +19,31 @@ _STREAM = 0x64726177  # "draw": of the first seed's key
 
 def published(data: str) -> Tables:
     """The tables of others, by who made them, that results on ``data`` stand beside."""
-    return {"Burda et al. 2016": TABLE_1, "best public": REPRODUCED} if data == "mnist" else {}
+    return {"Burda et al. 2016": TABLE_1, "nbip/IWAE": REPRODUCED} if data == "mnist" else {}
 
 
-def measure(trained: Cells, tables: Tables, num_epochs: int, whole: int) -> dict[str, Metric]:
+def measure(trained: Cells, tables: Tables, training: str, scoring: str) -> dict[str, Metric]:
     """A column for each objective; rows for each published cell, and each other that was run.
 
-    A row's name says whether the cell is full, shortened or not run. Differences are paired by
-    image. At k = 1 the column of the IWAE repeats the VAE, which it is there.
+    A row's name says how the cell was trained (``training``: full, shortened) and scored; what was
+    not run says so. Differences are paired by image. At k = 1 the column of the IWAE repeats the
+    VAE, which it is there.
     """
-    done = "full" if num_epochs == whole else f"shortened at epoch {num_epochs}"
     metrics = {}
     for cell in _cells(trained, tables):
         single = "; IWAE = VAE" if cell.num_samples == 1 else ""
-        missing = "" if cell in trained else " (not run)"
+        done = f"{training}{single}; {scoring}" if cell in trained else "not run"
         for name, column in COLUMNS.items():
-            known = {who: table.get(cell, {}).get(name) for who, table in tables.items()}
-            known = {who: reference for who, reference in known.items() if reference is not None}
-            rows = {}
-            scores = scores_of(trained, cell, name)
+            scores, rows = scores_of(trained, cell, name), {}
+            for who, table in tables.items() or [("", {})]:
+                against = f", against {who}" if who else ""
+                published = table.get(cell, {}).get(name)
+                label = f"{cell}: test NLL ({done}){against}"
+                rows[label] = Metric(None, reference=published, better="lower")
+                if scores is not None:
+                    rows[label] = over_data(scores.nll, reference=published, better="lower")
             if scores is not None:
-                reference = next(iter(known.values()), None)
-                label = f"{cell} ({done}{single})"
-                rows[label] = over_data(scores.nll, reference=reference, better="lower")
                 rows |= _details(trained, cell, name, scores)
-            rows |= {f"{cell}{missing}, {who}": Metric(r.value) for who, r in known.items()}
             metrics |= {f"{column}/{row}": metric for row, metric in rows.items()}
     return metrics
 

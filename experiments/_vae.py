@@ -114,7 +114,7 @@ def build_vae(config: Any, images: Images, rngs: nnx.Rngs) -> VAE:
     ``config`` is an ``Architecture`` or has its fields.
     """
     if config.layers not in (1, 2):
-        raise ValueError(f"--layers must be 1 or 2 (got {config.layers})")
+        raise ValueError(f"--layers must be 1 or 2 (got {config.layers}); try --layers 1")
     build = OneLayer if config.layers == 1 else TwoLayers
     model = build(images.train.shape[1], config.hidden, config.latent, rngs)
     scale = 255 if images.train.dtype == np.uint8 else 1

@@ -164,7 +164,8 @@ def _rows(record: Record) -> list[tuple[str, ...]]:
     rows = []
     for name, m in record.metrics.items():
         column, row = name.split("/", 1)
-        numbers = [m.show(n) for n in (m.value, m.stderr, m.spread)]
+        obtained = "not run" if m.value is None else m.show(m.value)
+        numbers = [obtained, *(m.show(n) for n in (m.stderr, m.spread))]
         ref = m.reference
         numbers += [m.show(ref and ref.value), m.show(m.difference, "+")]
         source = "" if ref is None else f"{ref.how}: {ref.source} ({ref.protocol})"
@@ -205,7 +206,8 @@ def _cell(metric: Metric, sources: list[str]) -> str:
             known.append(source)
             sources.append(f"[{len(known)}] {source}")
         mark = known.index(source) + 1
-        lines.append(f"[{mark}] {metric.show(ref.value)}, {metric.show(metric.difference, '+')}")
+        shown = [metric.show(ref.value), metric.show(metric.difference, "+")]
+        lines.append(f"[{mark}] {', '.join(filter(None, shown))}")
     return "\n".join(lines)
 
 

@@ -100,7 +100,8 @@ def test_one_program_is_the_separate_programs():
     apart = jax.tree.map(jnp.subtract, together["dreg"], alone["dreg"])
     other = jax.tree.map(jnp.subtract, together["vae"], alone["dreg"])
     assert optax.tree.norm(apart) < 1e-4 * moved < 1e-2 * moved < optax.tree.norm(other)
-    np.testing.assert_allclose(history["loss"], -history["vae"] - history["dreg"], rtol=1e-5)
+    total = -20 * (history["vae"] + history["dreg"])  # summed over the batch
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
 
 
 def test_the_noise_of_a_cell_is_matched():
@@ -126,15 +127,16 @@ def test_a_run_fills_its_cells(tmp_path):
         "iwae_table1",
     )
     values = {name: metric.value for name, metric in record.metrics.items()}
-    one = "1 layer, k = 1 (shortened at epoch 1; IWAE = VAE)"
-    two = "1 layer, k = 2 (shortened at epoch 1)"
+    one = "1 layer, k = 1: test NLL (shortened at epoch 1; IWAE = VAE; k = 20, 100 images)"
+    two = "1 layer, k = 2: test NLL (shortened at epoch 1; k = 20, 100 images)"
     assert {name.split("/")[1] for name in values if "active" not in name} == {
         one,
         two,
         "1 layer, k = 2: minus the VAE's of k = 1, paired",
     }
     assert values[f"IWAE/{one}"] == values[f"VAE/{one}"]
-    assert f"VAE/{two}" not in values  # it was not asked for
+    assert values[f"VAE/{two}"] is None  # it was not asked for
+    assert str(record.metrics[f"DReG/{one}"]) == "not run"
     gap = values["IWAE/1 layer, k = 2: minus the VAE's of k = 1, paired"]
     assert gap == pytest.approx(values[f"IWAE/{two}"] - values[f"VAE/{one}"], abs=1e-5)
     assert {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()} == {
@@ -159,32 +161,42 @@ def test_the_table_shows_every_published_cell_and_says_what_was_run():
         Cell(1, 7): {"iwae": scored(87.0)},
     }
     tables = _table1.published("mnist")
-    metrics = _table1.measure(trained, tables, 8, 3280)
-    rows = list(dict.fromkeys(name.split("/")[1] for name in metrics))
-    for cell in PAPER:
+    metrics = _table1.measure(trained, tables, "shortened at epoch 8", "k = 9, 4 images")
+
+    def row(cell, who="Burda et al. 2016"):
         single = "; IWAE = VAE" if cell.num_samples == 1 else ""
-        assert (f"{cell} (shortened at epoch 8{single})" in rows) == (cell in trained)
-        status = "" if cell in trained else " (not run)"
-        for column in ("VAE", "IWAE"):
-            assert f"{column}/{cell}{status}, Burda et al. 2016" in metrics
-            assert f"{column}/{cell}{status}, best public" in metrics
-        assert f"DReG/{cell}{status}, Burda et al. 2016" not in metrics
-    iwae = metrics["IWAE/1 layer, k = 5 (shortened at epoch 8)"]
+        done = f"shortened at epoch 8{single}; k = 9, 4 images" if cell in trained else "not run"
+        return f"{cell}: test NLL ({done}), against {who}"
+
+    for cell, who, column in itertools.product(PAPER, tables, ("VAE", "IWAE", "DReG")):
+        metric = metrics[f"{column}/{row(cell, who)}"]
+        name = column.lower()
+        published = tables[who].get(cell, {}).get(name)
+        assert metric.reference == published
+        scores = _table1.scores_of(trained, cell, name)
+        assert metric.value == (None if scores is None else scores.nll.mean())
+        if scores is None:
+            assert str(metric) == "not run"
+            assert metric.difference is None
+    iwae = metrics[f"IWAE/{row(Cell(1, 5))}"]
     assert iwae.value == 88.0
     assert iwae.reference is not None
     assert iwae.reference.value == 85.54
-    dreg = metrics["DReG/1 layer, k = 1 (shortened at epoch 8; IWAE = VAE)"]
+    dreg = metrics[f"DReG/{row(Cell(1, 1), 'nbip/IWAE')}"]
     assert dreg.reference is not None
-    assert dreg.reference.value == 86.08  # the paper has none
-    assert metrics["VAE/2 layers, k = 50 (not run), Burda et al. 2016"].value == 84.78
+    assert dreg.reference.value == 86.08
+    assert metrics[f"DReG/{row(Cell(1, 1))}"].reference is None  # the paper has none
+    unrun = metrics[f"VAE/{row(Cell(2, 50))}"]
+    assert unrun.reference is not None
+    assert unrun.reference.value == 84.78
     assert metrics["IWAE/1 layer, k = 5: minus the VAE's of k = 1, paired"].value == -2.0
     assert metrics["IWAE/1 layer, k = 5: minus the VAE's, paired"].value == -1.5
     assert metrics["IWAE/1 layer, k = 7: minus the VAE's of k = 1, paired"].value == -3.0
-    assert metrics["IWAE/1 layer, k = 7 (shortened at epoch 8)"].reference is None
+    assert metrics[f"IWAE/{row(Cell(1, 7))}"].reference is None
     assert metrics["IWAE/1 layer, k = 7: active units, z"].value == 2
-    whole = _table1.measure(trained, tables, 3280, 3280)
-    assert "IWAE/1 layer, k = 5 (full)" in whole
     assert _table1.published("digits") == {}
+    alone = _table1.measure(trained, {}, "full", "k = 9, 4 images")
+    assert alone["IWAE/1 layer, k = 5: test NLL (full; k = 9, 4 images)"].value == 88.0
 
 
 @pytest.mark.parametrize("data", ["digits", "mnist"])
@@ -193,7 +205,7 @@ def test_the_picture_holds_what_was_run_and_what_was_published(data):
     lines = _table1.lines(trained, _table1.published(data), 1)
     assert {k: value for k, (value, _) in lines["IWAE"].items()} == {1: 90.0, 5: 88.0}
     assert list(lines["VAE"]) == [1]
-    assert ("DReG, best public" in lines) == (data == "mnist")
+    assert ("DReG, nbip/IWAE" in lines) == (data == "mnist")
     assert "DReG" not in lines
 
 
