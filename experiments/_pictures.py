@@ -23,7 +23,7 @@ from experiments._run import Run
 from experiments._vae import VAE, code
 
 SHOWN = 12
-_STREAM = 0x64726177  # "draw": of the first seed's key
+STREAM = 0x64726177  # "draw": of the first seed's key
 
 
 def of_runs(
@@ -39,7 +39,7 @@ def of_runs(
         name: {k: v if k == "step" else v[0] for k, v in t.fit.evaluations.items()}
         for name, t in trained.items()
     }
-    key = stream(run.key, _STREAM)[0]
+    key = stream(run.key, STREAM)[0]
     return {
         **_of_models(jax.random.fold_in(key, 0), models, images, x_test),
         "samples": samples(jax.random.fold_in(key, 1), models, images.shape),

@@ -8,6 +8,7 @@ import numpy as np
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#3465a4", "#cc5500", "#4e9a06", "#75507b")
@@ -78,7 +79,8 @@ def latent_space(means: Mapping[str, np.ndarray], labels: np.ndarray | None) -> 
         axis.set_title(f"{name}: {100 * explained:.0f} % of the means' variance", fontsize=10)
         axis.set_xlabel("first principal axis")
         axis.set_ylabel("second principal axis")
-    figure.suptitle("Posterior means of held-out images, by class", fontsize=11)
+    by_class = "" if labels is None else ", by class"
+    figure.suptitle(f"Posterior means of held-out images{by_class}", fontsize=11)
     figure.tight_layout()
     if labels is not None and dots is not None:
         ticks = classes[:: -(-len(classes) // 26)]
@@ -97,9 +99,7 @@ def training_curves(evaluations: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
     for axis, (title, part) in zip(axes, parts.items(), strict=True):
         for colour, (name, values) in zip(COLOURS, evaluations.items(), strict=False):
             axis.plot(values["step"], part(values), color=colour, label=name)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
+        _dress(axis, title, "step")
     axes[0].set_ylabel("nats per held-out image")
     axes[0].legend()
     figure.suptitle("The loss, split into rate and distortion", fontsize=11)
@@ -166,9 +166,7 @@ def nll_against_samples(panels: Mapping[str, Mapping[str, Points]], names: Itera
         axis.set_xscale("log")
         axis.set_xticks(ticks, [str(k) for k in ticks])
         axis.minorticks_off()
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("k of training")
-        axis.grid(alpha=0.3)
+        _dress(axis, title, "k of training")
         axis.legend(fontsize=8)
     axes[0][0].set_ylabel("test NLL, nats per image (bars: 1 s.e.)")
     figure.suptitle("Test NLL by objective and k; dotted: published, full schedule", fontsize=11)
@@ -183,11 +181,15 @@ def bound_curves(panels: Mapping[str, Mapping[str, np.ndarray]], names: Iterable
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for name in (name for name in colours if name in lines):
             axis.plot(lines["step"], lines[name], color=colours[name], label=name)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
+        _dress(axis, title, "step")
         axis.legend(fontsize=8)
     axes[0][0].set_ylabel("nats per held-out image")
     figure.suptitle("The bounds trained on, each at its own k", fontsize=11)
     figure.tight_layout()
     return figure
+
+
+def _dress(axis: Axes, title: str, xlabel: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(xlabel)
+    axis.grid(alpha=0.3)

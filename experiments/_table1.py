@@ -14,7 +14,6 @@ from experiments._run import Run
 COLUMNS = {"vae": "VAE", "iwae": "IWAE", "dreg": "DReG"}
 Cells = Mapping[Cell, Mapping[str, Trained]]
 Tables = Mapping[str, Mapping[Cell, Mapping[str, Reference]]]
-_STREAM = 0x64726177  # "draw": of the first seed's key
 
 
 def published(data: str) -> Tables:
@@ -88,7 +87,7 @@ def pictures(
         for cell in last.values()
         for name, t in trained[cell].items()
     }
-    drawn = _pictures.samples(stream(run.key, _STREAM)[0], models, shape)
+    drawn = _pictures.samples(stream(run.key, _pictures.STREAM)[0], models, shape)
     panels = {f"layers: {layers}": lines(trained, tables, layers) for layers in last}
     return {
         "nll_against_k": lambda: _plots.nll_against_samples(panels, COLUMNS.values()),

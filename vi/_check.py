@@ -13,13 +13,19 @@ def refusal(where: str, argument: str, rule: str, got: object, remedy: str) -> V
     return ValueError(f"{where}: {argument} must {rule} (got {got}); {remedy}")
 
 
+def is_key(leaf) -> bool:
+    """Whether a leaf is an array of typed PRNG keys."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
 def require_key(where: str, key) -> None:
     """Refuse anything but one typed PRNG key."""
     dtype = getattr(key, "dtype", None)
     remedy = "make one with jax.random.key(seed)"
     if dtype is None:
         raise refusal(where, "key", "be a typed PRNG key", repr(key), remedy)
-    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if not is_key(key):
         got = f"a {dtype} array of shape {jnp.shape(key)}"
         raise refusal(where, "key", "be a typed PRNG key", got, remedy)
     if key.shape != ():

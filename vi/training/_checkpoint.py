@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vi._check import refusal
+from vi._check import is_key, refusal
 from vi.training._state import State
 
 _KEPT = 2
@@ -220,7 +220,7 @@ def host_arrays(state: State) -> dict[str, np.ndarray]:
 
 def host_array(leaf) -> np.ndarray:
     """The array in NumPy; of typed keys their data."""
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def checksums(folder: pathlib.Path) -> dict[str, int]:
@@ -229,12 +229,8 @@ def checksums(folder: pathlib.Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): zlib.crc32(p.read_bytes()) for p in files}
 
 
-def _is_key(leaf) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-
-
 def _on_device(value, leaf):
-    if _is_key(leaf):
+    if is_key(leaf):
         value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array) and leaf.committed:
         return jax.device_put(value, leaf.sharding)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from vi._check import refusal
+from vi._check import is_key, refusal
 from vi.training._run import Carry, begin, on_minibatches
 from vi.training._state import State, skipped
 from vi.training._step import Step
@@ -40,11 +40,11 @@ def chunk(
         The carry, metrics ``[capacity, *runs, ...]`` of which ``num_steps`` are written, and per
         run whether its losses and its final parameters are all finite, or it is not active.
     """
-    per_run = (lambda f: f) if key.ndim == 0 else jax.vmap
+    batched = per_run(key)
 
     def body(carry):
         advance = lambda key, carry: on_minibatches(key, step, data, batch_size)(carry)  # noqa: E731
-        return per_run(advance)(key, carry)
+        return batched(advance)(key, carry)
 
     def judged(before, after, loss):
         """A step is good if its loss is finite, or if the optimiser skipped it."""
@@ -59,29 +59,42 @@ def chunk(
     def record(i, loop):
         carry, history, good = loop
         moved, metrics = body(carry)
-        good &= per_run(judged)(carry.state, moved.state, metrics["loss"])
+        good &= batched(judged)(carry.state, moved.state, metrics["loss"])
         return moved, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics), good
 
-    loop = again(carry), history, jnp.ones_like(active)
+    loop = _again(carry), history, jnp.ones_like(active)
     moved, history, good = lax.fori_loop(0, num_steps, record, loop)
-    good &= per_run(all_finite)(moved.state.params)
-    kept = per_run(lambda a, m, c: jax.tree.map(lambda x, y: jnp.where(a, x, y), m, c))
-    return kept(active, moved, again(carry)), history, good | ~active
+    good &= batched(all_finite)(moved.state.params)
+    kept = batched(lambda a, m, c: jax.tree.map(lambda x, y: jnp.where(a, x, y), m, c))
+    return kept(active, moved, _again(carry)), history, good | ~active
 
 
-def again(carry: Carry) -> Carry:
-    """The same, its keys for use once more: a chunk may be replayed from where it began."""
+def advancing(
+    key: Key, step: Step, data: PyTree[Array | np.ndarray], *, batch_size: int, capacity: int
+) -> Advance:
+    """``chunk`` of one ``fit``; it may be called again with a carry that it was called with."""
+    data = jax.tree.map(jnp.asarray, data)
 
-    def cloned(leaf):
-        return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    def advance(carry, num_steps, active):
+        sizes = {"batch_size": batch_size, "capacity": capacity}
+        return chunk(key, step, data, _again(carry), num_steps, active, **sizes)
 
-    return jax.tree.map(cloned, carry)
+    return advance
+
+
+def _again(carry: Carry) -> Carry:
+    """The same, its keys for use once more."""
+    return jax.tree.map(lambda leaf: jax.random.clone(leaf) if is_key(leaf) else leaf, carry)
+
+
+def per_run(key: Key) -> Callable[[Callable], Callable]:
+    """What makes of a function of one run that of all: nothing for one key, else ``jax.vmap``."""
+    return jax.vmap if key.ndim else lambda function: function
 
 
 def start(key: Key, state: State, data: PyTree[Array | np.ndarray]) -> Carry:
     """The carry to begin with, of one run or of several."""
-    per_run = (lambda f: f) if key.ndim == 0 else jax.vmap
-    carry = per_run(lambda state: begin(state, data))(state)
+    carry = per_run(key)(lambda state: begin(state, data))(state)
     if not state.step.committed:
         return carry
     # beside the state: a carry that is half committed would compile twice
@@ -104,12 +117,12 @@ def last_good(
     good, bad = 0, num_steps
     while bad - good > 1:
         middle = (good + bad) // 2
-        moved, _, finite = advance(again(carry), middle - good, active)
+        moved, _, finite = advance(carry, middle - good, active)
         if finite.all():
             carry, good = moved, middle
         else:
             bad = middle
-    moved, metrics, finite = advance(again(carry), 1, active)
+    moved, metrics, finite = advance(carry, 1, active)
     failed = {}
     for run in map(tuple, np.argwhere(~np.asarray(finite)).tolist()):
         wrong = [] if jnp.isfinite(metrics["loss"][(0, *run)]).all() else ["loss"]

@@ -1,6 +1,5 @@
 """A run in compiled chunks, with what a person wants between them."""
 
-import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from vi._check import refusal, require_count, require_key
+from vi._check import is_key, refusal, require_count, require_key
 from vi.training._checkpoint import Checkpoint
-from vi.training._chunk import chunk, not_finite, of_run, start
+from vi.training._chunk import advancing, not_finite, of_run, start
 from vi.training._data import require_data
 from vi.training._loop import Watch, finish, timed, train
 from vi.training._progress import Bar
@@ -137,9 +136,7 @@ def fit(
     _require_looks(eval_every, evaluate, stop, report)
     first = _require_runs(key, step, state, data, batch_size)
 
-    advance = functools.partial(
-        chunk, key, step, jax.tree.map(jnp.asarray, data), batch_size=batch_size, capacity=capacity
-    )
+    advance = advancing(key, step, data, batch_size=batch_size, capacity=capacity)
     state = jax.tree.map(jnp.asarray, state)
     so_far = Progress(first, (start(key, state, data), first))
     watch = Watch(first + num_steps, eval_every, evaluate, stop, report)
@@ -221,7 +218,7 @@ def _require_one_process() -> None:
 
 def _require_runs(key, step, state, data, batch_size: int) -> int:
     """Refuse what no step could be taken with; return the step that all runs are at."""
-    if getattr(key, "ndim", 0) == 1 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if is_key(key) and key.ndim == 1:
         if key.size == 0:
             remedy = "pass at least one"
             raise refusal("fit", "key", "hold a key for each run", "none", remedy)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vi._check import refusal
-from vi.training._chunk import Advance, again, last_good
+from vi.training._chunk import Advance, last_good, per_run
 from vi.training._progress import Bar
 from vi.training._resume import Progress, Saver
 from vi.training._state import State, skipped
@@ -106,7 +106,6 @@ def _rows(metrics, steps: int, active: np.ndarray) -> dict[str, np.ndarray]:
 def _look(key: Key, progress: Progress, watch: Watch, active: np.ndarray) -> None:
     """Evaluate, report, and ask the rule of every active run whether to stop."""
     carry, at = progress.place
-    now = {}
     if watch.evaluate is not None and progress.last_evaluation() != at:
         now = _evaluation(watch.evaluate, key, carry.state, at, progress.evaluations.rows())
         progress.evaluations.append(jax.tree.map(lambda e: e[None], now))
@@ -152,13 +151,12 @@ def finish(
 def timed(advance: Advance, carry, num_steps: int, active: np.ndarray):
     """What ``advance`` returns, and the seconds it took."""
     begun = time.perf_counter()
-    result = jax.block_until_ready(advance(again(carry), num_steps, active))
+    result = jax.block_until_ready(advance(carry, num_steps, active))
     return result, time.perf_counter() - begun
 
 
 def _evaluation(evaluate, key, state, at: int, before) -> dict[str, np.ndarray]:
-    per_run = (lambda f: f) if key.ndim == 0 else jax.vmap
-    keys = per_run(lambda key, step: jax.random.fold_in(jax.random.fold_in(key, 2), step))
+    keys = per_run(key)(lambda key, step: jax.random.fold_in(jax.random.fold_in(key, 2), step))
     values = evaluate(keys(key, state.step), state)
     if not isinstance(values, dict) or "step" in values:
         got = f"names {list(values)}" if isinstance(values, dict) else type(values).__name__
