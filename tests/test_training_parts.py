@@ -72,7 +72,10 @@ def test_a_plateau_is_not_a_trend_nor_a_transient_nor_a_skipped_step():
     noise = 5 * rng.normal(size=4000)
     transient = 100 + 450 * np.exp(-t / 150) + 30 * np.exp(-t / 5000)
     assert rule({"loss": transient + noise}, {}) is None
-    assert rule({"loss": 100 - 0.003 * t + 0.001 * noise}, {}) is None
+    line = {"loss": 100 - 0.003 * t + 0.001 * noise}
+    assert rule(line, {}) is None
+    # with its trend for noise, a line falls by 7.8 standard errors whatever its slope
+    assert vi.training.plateau(2000, num_stderrs=8.0)(line, {}) is None
     falling = 100 - 0.003 * t + noise
     falling[[17, 2500]] = np.nan, np.inf
     assert rule({"loss": np.append(falling, 94.0)}, {}) is None
