@@ -69,21 +69,8 @@ def chunk(
     return kept(active, moved, _again(carry)), history, good | ~active
 
 
-def advancing(
-    key: Key, step: Step, data: PyTree[Array | np.ndarray], *, batch_size: int, capacity: int
-) -> Advance:
-    """``chunk`` of one ``fit``; it may be called again with a carry that it was called with."""
-    data = jax.tree.map(jnp.asarray, data)
-
-    def advance(carry, num_steps, active):
-        sizes = {"batch_size": batch_size, "capacity": capacity}
-        return chunk(key, step, data, _again(carry), num_steps, active, **sizes)
-
-    return advance
-
-
 def _again(carry: Carry) -> Carry:
-    """The same, its keys for use once more."""
+    """The same, its keys for use once more: a chunk may be replayed from where it began."""
     return jax.tree.map(lambda leaf: jax.random.clone(leaf) if is_key(leaf) else leaf, carry)
 
 

@@ -1,5 +1,6 @@
 """A run in compiled chunks, with what a person wants between them."""
 
+import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from vi._check import is_key, refusal, require_count, require_key
 from vi.training._checkpoint import Checkpoint
-from vi.training._chunk import advancing, not_finite, of_run, start
+from vi.training._chunk import chunk, not_finite, of_run, start
 from vi.training._data import require_data
 from vi.training._loop import Watch, finish, timed, train
 from vi.training._progress import Bar
@@ -136,7 +137,9 @@ def fit(
     _require_looks(eval_every, evaluate, stop, report)
     first = _require_runs(key, step, state, data, batch_size)
 
-    advance = advancing(key, step, data, batch_size=batch_size, capacity=capacity)
+    advance = functools.partial(
+        chunk, key, step, jax.tree.map(jnp.asarray, data), batch_size=batch_size, capacity=capacity
+    )
     state = jax.tree.map(jnp.asarray, state)
     so_far = Progress(first, (start(key, state, data), first))
     watch = Watch(first + num_steps, eval_every, evaluate, stop, report)
