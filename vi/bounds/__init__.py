@@ -5,21 +5,59 @@ is known about it, and ``vi.testing.check_bound`` verifies that.
 """
 
 from vi.bounds._closed_kl import beta_elbo, elbo_closed_kl, free_bits
+from vi.bounds._csiszar import csiszar
 from vi.bounds._declare import Declaration, declaration, declare
 from vi.bounds._derivatives import derivatives, first_derivative, generic_derivatives
+from vi.bounds._divergences import (
+    chi_square,
+    forward_kl,
+    jensen_shannon,
+    reverse_kl,
+    squared_hellinger,
+    total_variation,
+)
 from vi.bounds._elbo import elbo
+from vi.bounds._grouped import grouped
 from vi.bounds._iwae import iwae
+from vi.bounds._jackknife import jackknife
+from vi.bounds._log_variance import log_variance
+from vi.bounds._mix import mix
+from vi.bounds._renyi import cubo, renyi
+from vi.bounds._sumo import Roulette, sumo
+from vi.bounds._tempered import tempered
+from vi.bounds._thermodynamic import eubo, tvo_lower, tvo_upper
+from vi.bounds._vr_max import vr_max
 
 __all__ = [
     "Declaration",
+    "Roulette",
     "beta_elbo",
+    "chi_square",
+    "csiszar",
+    "cubo",
     "declaration",
     "declare",
     "derivatives",
     "elbo",
     "elbo_closed_kl",
+    "eubo",
     "first_derivative",
+    "forward_kl",
     "free_bits",
     "generic_derivatives",
+    "grouped",
     "iwae",
+    "jackknife",
+    "jensen_shannon",
+    "log_variance",
+    "mix",
+    "renyi",
+    "reverse_kl",
+    "squared_hellinger",
+    "sumo",
+    "tempered",
+    "total_variation",
+    "tvo_lower",
+    "tvo_upper",
+    "vr_max",
 ]

@@ -1,10 +1,10 @@
 """ELBOs whose KL is known in closed form: functions of log-likelihoods and a KL, not of weights."""
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
+from vi.bounds._arguments import require_scalar
 
 
 def elbo_closed_kl(
@@ -59,7 +59,7 @@ def beta_elbo(
     References:
         Higgins et al. (2017), eq. 4.
     """
-    _require_scalar("beta_elbo", "beta", beta)
+    _require_at_least_zero("beta_elbo", "beta", beta)
     return _penalised("beta_elbo", log_lik, kl, beta)
 
 
@@ -92,7 +92,7 @@ def free_bits(
     References:
         Kingma et al. (2016), eq. 15.
     """
-    _require_scalar("free_bits", "min_nats", min_nats)
+    _require_at_least_zero("free_bits", "min_nats", min_nats)
     return jnp.maximum(kl, min_nats)
 
 
@@ -108,9 +108,7 @@ def _penalised(where, log_lik, kl, beta):
     return log_lik.mean(0) - beta * kl
 
 
-def _require_scalar(where, name, value):
-    if jnp.shape(value) != ():
-        remedy = "jax.vmap over several values"
-        raise refusal(where, name, "be a scalar", f"shape {list(jnp.shape(value))}", remedy)
-    if not isinstance(value, Tracer) and not value >= 0:
+def _require_at_least_zero(where, name, value):
+    concrete = require_scalar(where, name, value)
+    if concrete is not None and concrete < 0:
         raise refusal(where, name, "be at least 0", value, "pass 0 or more")

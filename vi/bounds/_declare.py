@@ -25,6 +25,8 @@ class Declaration(NamedTuple):
         shift: Under ``log_w + c``: ``equivariant`` moves by c, ``invariant`` stays, ``none``.
         derivatives: ``log_w -> (F_k, F_kk)``, first derivative and diagonal of the second, each
             ``[K, *batch]``, in O(K); None takes them by automatic differentiation in O(K^2).
+        num_groups: The samples are exchangeable within each of so many equal runs of axis 0, and K
+            is a multiple of it; None where their order matters.
     """
 
     direction: Direction = "lower"
@@ -33,6 +35,7 @@ class Declaration(NamedTuple):
     min_samples: int = 1
     shift: Shift = "equivariant"
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None
+    num_groups: int | None = 1
 
 
 def declare(
@@ -43,6 +46,7 @@ def declare(
     min_samples: int = 1,
     shift: Shift = "equivariant",
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None,
+    num_groups: int | None = 1,
 ) -> Callable[[B], B]:
     """Decorate a bound with what is known of it (see ``Declaration`` for each field).
 
@@ -55,9 +59,9 @@ def declare(
     Examples:
         >>> import vi
         >>> @vi.bounds.declare(smooth=False, direction="upper_limit")
-        ... def vr_max(log_w):
+        ... def largest(log_w):
         ...     return log_w.max(0)
-        >>> vi.bounds.declaration(vr_max).smooth
+        >>> vi.bounds.declaration(largest).smooth
         False
     """
     for name, value, allowed in (
@@ -74,7 +78,9 @@ def declare(
         remedy = "pass a function log_w -> (F_k, F_kk), or None"
         raise refusal("declare", "derivatives", "be a function", repr(derivatives), remedy)
     require_count("declare", "min_samples", min_samples)
-    declared = Declaration(direction, sense, smooth, min_samples, shift, derivatives)
+    if num_groups is not None:
+        require_count("declare", "num_groups", num_groups)
+    declared = Declaration(direction, sense, smooth, min_samples, shift, derivatives, num_groups)
 
     def decorate(bound: B) -> B:
         try:

@@ -6,13 +6,11 @@ from jaxtyping import Array, Float
 
 from vi._check import at_least_float32
 from vi.bounds._declare import declare
+from vi.bounds._self_normalised import softmax
 
 
 def _derivatives(log_w):
-    log_w = at_least_float32("iwae", log_w)
-    some_weight = (log_w != -jnp.inf).any(0, keepdims=True)  # a NaN is one, and must show
-    weight = jax.nn.softmax(jnp.where(some_weight, log_w, 0.0), axis=0)
-    weight = jnp.where(some_weight, weight, 0.0)
+    weight = softmax(at_least_float32("iwae", log_w))
     return weight, weight * (1 - weight)
 
 

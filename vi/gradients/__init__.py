@@ -6,6 +6,16 @@ sample; ``estimator`` makes one of yours.
 
 from vi.gradients._engine import Evaluation
 from vi.gradients._estimators import Estimator, dreg, estimator, reparam
+from vi.gradients._held import fixed, wake
 from vi.gradients._objective import Objective
 
-__all__ = ["Estimator", "Evaluation", "Objective", "dreg", "estimator", "reparam"]
+__all__ = [
+    "Estimator",
+    "Evaluation",
+    "Objective",
+    "dreg",
+    "estimator",
+    "fixed",
+    "reparam",
+    "wake",
+]

@@ -60,7 +60,7 @@ def direction(bound, declared):
     else:  # a claim about large K alone
         spread, sizes, side = np.array([0.5]), (512,), 1
     num_replicates, worst = 2048, (np.inf, "")
-    for K in sorted({max(K, declared.min_samples) for K in sizes}):
+    for K in sorted({num_samples(declared, K) for K in sizes}):
         noise = np.asarray(draw((num_replicates, K, 1)))
         log_w = jnp.asarray(spread * noise - 0.5 * spread**2, float)
         # Block by block: a bound may need K times the memory of its log-weights, or more.

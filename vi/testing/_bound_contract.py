@@ -39,10 +39,20 @@ def batch(bound, declared):
 
 
 def permutation(bound, declared):
+    if declared.num_groups is None:
+        return None, "num_groups=None: the order matters"
     log_w = np.asarray(draw((num_samples(declared), 2, 3), jnp.float32))
-    orders = [log_w[::-1], np.roll(log_w, 1, axis=0), np.roll(log_w[::-1], 2, axis=0)]
+    orders = [_reordered(log_w, declared, *how) for how in ((0, -1), (1, 1), (2, -1))]
     permuted = np.stack([bound(jnp.asarray(one)) for one in orders])
-    return close(permuted, np.stack([bound(jnp.asarray(log_w))] * 3), "orders of the samples")
+    within = "" if declared.num_groups == 1 else f" within {declared.num_groups} groups"
+    what = f"orders of the samples{within}"
+    return close(permuted, np.stack([bound(jnp.asarray(log_w))] * 3), what)
+
+
+def _reordered(log_w, declared, offset, direction):
+    """The samples of each group rolled by ``offset``, backwards for a direction of -1."""
+    groups = log_w.reshape(declared.num_groups, -1, *log_w.shape[1:])
+    return np.roll(groups[:, ::direction], offset, axis=1).reshape(log_w.shape)
 
 
 def min_samples(bound, declared):
@@ -69,14 +79,19 @@ def minus_inf(bound, declared):
                 False,
                 f"{num_empty[wrong][0]} of {K} weights zero gave an infinite or NaN {name}",
             )
-    agree, detail = close(bound(jnp.asarray(log_w[::-1])), value, "orders of the samples")
     counts = ", ".join(map(str, num_empty))
-    return agree, f"{counts} of {K} weights zero: finite derivatives" if agree else detail
+    said = f"{counts} of {K} weights zero: finite derivatives"
+    if declared.num_groups is None:
+        return True, said
+    reordered = jnp.asarray(_reordered(log_w, declared, 0, -1))
+    agree, detail = close(bound(reordered), value, "orders of the samples")
+    return agree, said if agree else detail
 
 
-def num_samples(declared) -> int:
-    """A K at which to look at a bound."""
-    return max(declared.min_samples, 5)
+def num_samples(declared, least: int = 5) -> int:
+    """A K at which to look at a bound: ``least`` or more, as its declaration demands."""
+    groups = declared.num_groups or 1
+    return -(-max(declared.min_samples, least) // groups) * groups
 
 
 def draw(shape, dtype=float) -> jax.Array:

@@ -1,0 +1,124 @@
+"""The jackknife: a bound with its bias in 1 / K taken away."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vi._check import at_least_float32, refusal, require_count
+from vi.bounds._arguments import name_of, named, require_bound, require_samples
+from vi.bounds._declare import declaration, declare
+from vi.bounds._derivatives import derivatives as derivatives_of
+from vi.types import Bound
+
+_BLOCK = 64
+
+
+def jackknife(bound: Bound, order: int = 1) -> Bound:
+    r"""A bound extrapolated in 1 / K: its bias falls from O(1 / K) to O(K^-(order + 1)).
+
+    .. math:: \sum_{j=0}^{m} c_j \, \overline{F}_{K-j}, \qquad
+              c_j = (-1)^j \frac{(K - j)^m}{(m - j)! \, j!},
+
+    where the j-th mean is that of F over all subsets of K - j samples; for m = 1 it is
+    :math:`K F - (K - 1) \overline{F}_{K-1}`. Of ``iwae`` it is JVI. It has no direction: the bias
+    that is left may have either sign, and its variance is larger. As K grows it has the limit of
+    ``bound``. Every subset is visited: O(K^(m + 1)) in time, and in memory for its derivatives.
+
+    Where the bound of some subset is infinite (with ``iwae``: all but m weights are zero), so is
+    the value, with that sign.
+
+    Args:
+        bound: Any bound that does not depend on the order of its samples.
+        order: m, at least 1.
+
+    Returns:
+        The bound ``log_w [K, *batch] -> [*batch]`` in nats, for K from m + the bound's least on.
+
+    Raises:
+        ValueError: An order below 1, a bound that has groups or an order of its samples.
+
+    Examples:
+        >>> import jax.numpy as jnp, vi
+        >>> log_w = jnp.log(jnp.array([1.0, 2.0, 3.0]))
+        >>> print(f"{vi.bounds.iwae(log_w):.4f} {vi.bounds.jackknife(vi.bounds.iwae)(log_w):.4f}")
+        0.6931 0.7362
+
+    References:
+        Nowozin (2018); Sharot (1976) for the coefficients.
+    """
+    inner = declaration(require_bound("jackknife", bound))
+    order = require_count("jackknife", "order", order)
+    if inner.num_groups != 1:
+        got, remedy = name_of(bound), "jackknife first: grouped(jackknife(bound), num_groups)"
+        raise refusal("jackknife", "bound", "not depend on the samples' order", got, remedy)
+    least = inner.min_samples + order
+
+    def over_subsets(log_w, per_subset):
+        """The sum over j of c_j times the mean of ``per_subset(kept)`` over subsets."""
+        K = log_w.shape[0]
+        return [
+            (coefficient, _mean_over_subsets(K, num_left_out, per_subset))
+            for num_left_out, coefficient in enumerate(_coefficients(K, order))
+        ]
+
+    def derivatives(log_w):
+        log_w = at_least_float32("jackknife", log_w)
+
+        def scattered(kept):
+            parts = derivatives_of(bound, log_w[kept])
+            return tuple(jnp.zeros_like(log_w).at[kept].set(part) for part in parts)
+
+        terms = over_subsets(log_w, scattered)
+        return sum(c * first for c, (first, _) in terms), sum(
+            c * second for c, (_, second) in terms
+        )
+
+    @named("jackknife", bound, *(() if order == 1 else (order,)))
+    @declare(
+        direction="divergence" if inner.direction == "divergence" else "none",
+        sense=inner.sense,
+        smooth=inner.smooth,
+        min_samples=least,
+        shift=inner.shift,
+        derivatives=derivatives,
+    )
+    def corrected(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
+        log_w = require_samples("jackknife", at_least_float32("jackknife", log_w), least)
+        # The coefficients grow with K: what shifts log_w is taken out before they multiply it.
+        top = jax.lax.stop_gradient(log_w.max(0, keepdims=True))
+        top = jnp.where(jnp.isinf(top) | (inner.shift == "none"), 0.0, top)
+        below = log_w - top
+        terms = over_subsets(log_w, lambda kept: bound(below[kept]))
+        is_finite = jnp.stack([jnp.isfinite(mean) for _, mean in terms]).all(0)
+        value = sum(c * jnp.where(is_finite, mean, 0.0) for c, mean in terms)
+        value = value + (top[0] if inner.shift == "equivariant" else 0.0)
+        return jnp.where(is_finite, value, sum(mean for _, mean in terms))
+
+    return corrected
+
+
+def _coefficients(K: int, order: int) -> list[float]:
+    return [
+        (-1) ** j * (K - j) ** order / (math.factorial(order - j) * math.factorial(j))
+        for j in range(order + 1)
+    ]
+
+
+def _mean_over_subsets(K: int, num_left_out: int, per_subset):
+    """The mean of ``per_subset(kept)`` over all subsets of ``K - num_left_out`` indices."""
+    if num_left_out == 0:
+        return per_subset(jnp.arange(K))
+    left_out = np.array(list(itertools.combinations(range(K), num_left_out)))
+
+    def value(left_out):
+        kept = jnp.arange(K - num_left_out)
+        for index in left_out:  # rising
+            kept = kept + (kept >= index)
+        return per_subset(kept)
+
+    values = jax.lax.map(value, jnp.asarray(left_out), batch_size=min(_BLOCK, len(left_out)))
+    return jax.tree.map(lambda value: value.mean(0), values)
