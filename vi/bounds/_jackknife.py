@@ -26,7 +26,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     where the j-th mean is that of F over all subsets of K - j samples; for m = 1 it is
     :math:`K F - (K - 1) \overline{F}_{K-1}`. Of ``iwae`` it is JVI. It has no direction: the bias
     that is left may have either sign, and its variance is larger. As K grows it has the limit of
-    ``bound``. Every subset is visited: O(K^(m + 1)) in time, and in memory for its derivatives.
+    ``bound``. Every subset is visited: O(K^(m + 1)) in time, of the bound's own cost O(K).
 
     Where the bound of some subset is infinite (with ``iwae``: all but m weights are zero), so is
     the value, with that sign.
@@ -58,7 +58,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     least = inner.min_samples + order
 
     def over_subsets(log_w, per_subset):
-        """The sum over j of c_j times the mean of ``per_subset(kept)`` over subsets."""
+        """Each c_j, with the mean of ``per_subset(left_out)`` over the subsets of its size."""
         K = log_w.shape[0]
         return [
             (coefficient, _mean_over_subsets(K, num_left_out, per_subset))
@@ -68,11 +68,16 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     def derivatives(log_w):
         log_w = at_least_float32("jackknife", log_w)
 
-        def scattered(kept):
-            parts = derivatives_of(bound, log_w[kept])
-            return tuple(jnp.zeros_like(log_w).at[kept].set(part) for part in parts)
+        def in_place(left_out):
+            """The derivatives of a subset where its samples are, and 0 where one is missing."""
+            parts = derivatives_of(bound, _without(log_w, left_out))
+            samples = jnp.arange(log_w.shape[0])
+            where = samples - sum((samples > index) * 1 for index in left_out)
+            missing = sum((samples == index) * 1 for index in left_out) > 0
+            missing = jnp.reshape(missing, (-1, *[1] * (log_w.ndim - 1)))
+            return tuple(jnp.where(missing, 0.0, part[where]) for part in parts)
 
-        terms = over_subsets(log_w, scattered)
+        terms = over_subsets(log_w, in_place)
         return sum(c * first for c, (first, _) in terms), sum(
             c * second for c, (_, second) in terms
         )
@@ -92,7 +97,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
         top = jax.lax.stop_gradient(log_w.max(0, keepdims=True))
         top = jnp.where(jnp.isinf(top) | (inner.shift == "none"), 0.0, top)
         below = log_w - top
-        terms = over_subsets(log_w, lambda kept: bound(below[kept]))
+        terms = over_subsets(log_w, lambda left_out: bound(_without(below, left_out)))
         is_finite = jnp.stack([jnp.isfinite(mean) for _, mean in terms]).all(0)
         value = sum(c * jnp.where(is_finite, mean, 0.0) for c, mean in terms)
         value = value + (top[0] if inner.shift == "equivariant" else 0.0)
@@ -108,17 +113,31 @@ def _coefficients(K: int, order: int) -> list[float]:
     ]
 
 
+def _without(log_w, left_out):
+    """The samples but those of the rising indices ``left_out``."""
+    kept = jnp.arange(log_w.shape[0] - len(left_out))
+    for index in left_out:
+        kept = kept + (kept >= index)
+    return log_w[kept]
+
+
 def _mean_over_subsets(K: int, num_left_out: int, per_subset):
-    """The mean of ``per_subset(kept)`` over all subsets of ``K - num_left_out`` indices."""
+    """The mean of ``per_subset(left_out)`` over all sets of so many indices, a block at a time."""
     if num_left_out == 0:
-        return per_subset(jnp.arange(K))
+        return per_subset([])
     left_out = np.array(list(itertools.combinations(range(K), num_left_out)))
+    num_subsets, block = len(left_out), min(_BLOCK, len(left_out))
 
-    def value(left_out):
-        kept = jnp.arange(K - num_left_out)
-        for index in left_out:  # rising
-            kept = kept + (kept >= index)
-        return per_subset(kept)
+    def total(left_out):
+        values = jax.vmap(lambda indices: per_subset(list(indices)))(left_out)
+        return jax.tree.map(lambda value: value.sum(0), values)
 
-    values = jax.lax.map(value, jnp.asarray(left_out), batch_size=min(_BLOCK, len(left_out)))
-    return jax.tree.map(lambda value: value.mean(0), values)
+    rest = num_subsets % block
+    first = total(jnp.asarray(left_out[:rest])) if rest else None
+    blocks = jnp.asarray(left_out[rest:]).reshape(-1, block, num_left_out)
+    if first is None:
+        first, blocks = total(blocks[0]), blocks[1:]
+    sums, _ = jax.lax.scan(
+        lambda sums, block: (jax.tree.map(jnp.add, sums, total(block)), None), first, blocks
+    )
+    return jax.tree.map(lambda value: value / num_subsets, sums)
