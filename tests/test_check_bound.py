@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vi.bounds import declare, elbo, iwae
+from vi.bounds import declare, elbo, grouped, iwae
 from vi.testing import check_bound, describe
 
 
@@ -100,6 +100,7 @@ def not_traceable(log_w):
 SLOW = {  # a second or two each, and near neighbours of another
     *("mean of weights", "couples the batch", "median", "truncated", "absolute", "eubo as lower"),
     *("elbo as upper", "minus log-variance", "undeclared invariance", "NaN derivative", "halves"),
+    "too few groups",
 }
 BROKEN = {
     "no minus log K": (lambda w: jax.nn.logsumexp(w, 0), {"posterior", "direction"}),
@@ -136,6 +137,14 @@ BROKEN = {
     "integers": (lambda w: jnp.round(iwae(w)).astype(int), {"dtype"}),
     "halves": (lambda w: iwae(w).astype(jnp.float16), {"dtype"}),
     "not traceable": (not_traceable, {"jit"}),
+    "hidden groups": (
+        declare(min_samples=6)(lambda w: grouped(iwae, 2)(w)),
+        {"permutation"},
+    ),
+    "too few groups": (
+        declare(num_groups=2, min_samples=6)(lambda w: grouped(iwae, 3)(w)),
+        {"permutation"},
+    ),
     "needs two": (lambda w: iwae(w) + 0 * w.std(0, ddof=1), {"min_samples"}),
 }
 

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import vi
-from vi.bounds import elbo, iwae
+from vi.bounds import elbo, iwae, vr_max
 from vi.gradients import dreg, estimator, reparam
 
 Q = vi.families.normal(jnp.zeros((3, 2)), scale=jnp.ones((3, 2)))
@@ -30,11 +30,6 @@ def call(objective=PLAIN, key=KEY, q=Q, joint=log_joint, num_samples=4):
 @vi.bounds.declare(min_samples=3)
 def needs_three(log_w):
     return log_w.mean(0)
-
-
-@vi.bounds.declare(smooth=False)
-def vr_max(log_w):
-    return log_w.max(0)
 
 
 class Scores:
