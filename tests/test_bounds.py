@@ -194,6 +194,47 @@ def test_log_variance_is_half_numpys():
     same(log_variance(LOG_W), np.var(LOG_W, axis=0, ddof=1) / 2, rtol=1e-5)
 
 
+GENERATORS = {
+    "forward_kl": lambda u: jax.scipy.special.xlogy(u, u),
+    "reverse_kl": lambda u: -jnp.log(u),
+    "chi_square": lambda u: (u - 1) ** 2,
+    "squared_hellinger": lambda u: 0.5 * (jnp.sqrt(u) - 1) ** 2,
+    "jensen_shannon": lambda u: (
+        0.5 * (jax.scipy.special.xlogy(u, u) - (1 + u) * jnp.log((1 + u) / 2))
+    ),
+    "total_variation": lambda u: 0.5 * jnp.abs(u - 1),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("log_evidence", [None, -0.5])
+def test_a_named_divergence_is_csiszars_of_its_generator(name, log_evidence):
+    named = getattr(vi.bounds, name)(log_evidence=log_evidence)
+    general = vi.bounds.csiszar(GENERATORS[name], log_evidence=log_evidence)
+    same(named(LOG_W), general(LOG_W), rtol=1e-4, atol=1e-5)
+    for one, other in zip(derivatives(named, LOG_W), derivatives(general, LOG_W), strict=True):
+        same(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("spread", [20, 40, 100, 1e4])
+def test_a_generator_with_a_logarithm_has_derivatives_far_out(spread):
+    """Ratios down to exp(-1e4): 0 in float32, where -log u is infinite and its slope no number."""
+    log_w = spread * draw((6,)) / 2
+    for name in ("reverse_kl", "forward_kl"):
+        general, named = vi.bounds.csiszar(GENERATORS[name]), getattr(vi.bounds, name)()
+        same(general(log_w), named(log_w), rtol=1e-4)
+        for one, other in zip(derivatives(general, log_w), derivatives(named, log_w), strict=True):
+            same(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_divergences_of_weights_are():
+    same(vi.bounds.reverse_kl()(LOG_W), iwae(LOG_W) - elbo(LOG_W), rtol=1e-5, atol=1e-5)
+    same(vi.bounds.forward_kl()(LOG_W), eubo(LOG_W) - iwae(LOG_W), rtol=1e-5, atol=1e-5)
+    size = vi.diagnostics.effective_sample_size(LOG_W)
+    same(vi.bounds.chi_square()(LOG_W), 9 / size - 1, rtol=1e-5)
+    same(vi.bounds.reverse_kl(log_evidence=0.7)(LOG_W), 0.7 - elbo(LOG_W), rtol=1e-5)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_the_jackknife_by_its_definition(order):
     """Sharot's coefficients as the solution of their equations; every subset by a loop."""

@@ -35,7 +35,7 @@ def csiszar(
 
     Args:
         f: Elementwise, convex on (0, inf), 0 at 1; ``f(0)`` is what a weight of zero counts. It is
-            checked numerically unless it closes over a traced value. Where u underflows it is
+            checked numerically unless it closes over a traced value. Where u^2 underflows it is
             continued linearly in log u.
         log_evidence: log p(x), a scalar in nats, or None to normalise by the weights' sum.
         smooth: What to declare: whether f has a Lipschitz derivative.
@@ -65,13 +65,13 @@ def csiszar(
 
 
 def _in_log_ratio(f):
-    """``f(exp(t))``; where exp underflows, along its tangent in t, for u f'(u) has a limit there.
+    """``f(exp(t))``; where u^2 underflows, along its tangent in t, for u f'(u) has a limit there.
 
-    Read off at u = 0 that product is 0 times infinity for u log u, and for -log u.
+    Further down automatic derivatives of a logarithm are 0 times infinity: f'' holds 1 / u^2.
     """
 
     def g(t):
-        lowest = 0.95 * jnp.log(jnp.finfo(t.dtype).tiny).astype(t.dtype)
+        lowest = 0.45 * jnp.log(jnp.finfo(t.dtype).tiny).astype(t.dtype)
         _, slope = jax.jvp(lambda t: f(jnp.exp(t)), (lowest,), (jnp.ones_like(lowest),))
         return f(jnp.exp(jnp.maximum(t, lowest))) + slope * jnp.minimum(t - lowest, 0.0)
 

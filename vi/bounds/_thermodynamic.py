@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
@@ -45,7 +46,7 @@ def eubo(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     return _means(_AT_ONE, at_least_float32("eubo", log_w))[0]
 
 
-def tvo_lower(betas: Sequence[float] | Float[Array, "T"]) -> Bound:
+def tvo_lower(betas: ArrayLike | Sequence[float]) -> Bound:
     r"""The thermodynamic variational objective: the left Riemann sum, a lower bound.
 
     .. math:: \sum_t (\beta_{t+1} - \beta_t) \, \mathbb{E}_{\pi_{\beta_t}} \log w
@@ -80,7 +81,7 @@ def tvo_lower(betas: Sequence[float] | Float[Array, "T"]) -> Bound:
     return _riemann("tvo_lower", grid, grid[:-1], direction="lower", sense="maximise")
 
 
-def tvo_upper(betas: Sequence[float] | Float[Array, "T"]) -> Bound:
+def tvo_upper(betas: ArrayLike | Sequence[float]) -> Bound:
     r"""The right Riemann sum of the thermodynamic integral: an upper bound in the limit.
 
     .. math:: \sum_t (\beta_{t+1} - \beta_t) \, \mathbb{E}_{\pi_{\beta_{t+1}}} \log w.
