@@ -485,7 +485,9 @@ def test_every_replicate_counts_once(num_replicates):
 
 
 @pytest.mark.parametrize(
-    "gradient", [jnp.nan, jnp.inf, lambda key: 1e30 * jax.random.normal(key)], ids=str
+    "gradient",
+    [jnp.nan, jnp.inf, lambda key: 1e30 * jax.random.normal(key)],
+    ids=["nan", "inf", "overflowing square"],
 )
 def test_what_is_not_finite_fails(gradient):
     """The last: its squares overflow, so its standard error is not known."""
