@@ -182,7 +182,7 @@ REFUSED = {
     ),
     "an objective of an objective": (
         lambda: reparam(dreg(iwae)),
-        "reparam: bound must be a function (got dreg(iwae)); pass a function of log-weights",
+        "bound must be a function of log_w (got dreg(iwae)); pass a function of log-weights",
     ),
     "an integer bound input": (lambda: iwae(jnp.arange(3)), "iwae: log_w must be floating"),
     "no weights": (lambda: elbo(jnp.zeros((0, 2))), "elbo: log_w must be [K, *batch]"),

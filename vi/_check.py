@@ -49,6 +49,16 @@ def require_count(where: str, argument: str, value, least: int = 1) -> int:
     return count
 
 
+def require_bound(where: str, bound: Any, name: str = "bound") -> None:
+    """Refuse what is not a function of log-weights: a factory of them is called first."""
+    if getattr(bound, "is_factory", False):
+        got, remedy = f"the factory {bound.__name__}", f"call it: vi.bounds.{bound.is_factory}"
+        raise refusal(where, name, "be a function of log_w", got, remedy)
+    if not callable(bound) or hasattr(bound, "evaluate"):
+        remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
+        raise refusal(where, name, "be a function of log_w", repr(bound), remedy)
+
+
 def is_reparameterised(q) -> bool:
     """Whether derivatives flow through the draws of ``q``, by what it says of itself."""
     return callable(getattr(q, "rsample", None)) and getattr(q, "has_rsample", True)

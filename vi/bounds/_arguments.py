@@ -1,38 +1,36 @@
 """What factories and combinators ask of their arguments, and the name of what they make."""
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from vi._check import refusal
-from vi.types import Bound
 
-B = TypeVar("B", bound=Callable)
+F = TypeVar("F", bound=Callable)
 
 
-def require_scalar(where: str, name: str, value: Any) -> float | None:
-    """Refuse anything but one finite number; return it as a float, or None if it is traced."""
-    if jnp.shape(value) != ():
-        remedy, got = "jax.vmap over several values", f"shape {list(jnp.shape(value))}"
-        raise refusal(where, name, "be a scalar", got, remedy)
-    if isinstance(value, str) or not jnp.issubdtype(jnp.result_type(value), jnp.number):
+def require_scalar(
+    where: str, name: str, value: Any, remedy: str = "jax.vmap over several values"
+) -> Any:
+    """Refuse anything but one finite real number; return it as a float, or as it is if traced."""
+    if np.ndim(value):
+        raise refusal(where, name, "be a scalar", f"shape {list(np.shape(value))}", remedy)
+    dtype = value.dtype if is_traced(value) else np.asarray(value).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise refusal(where, name, "be a number", repr(value), "pass a float")
-    if isinstance(value, Tracer):
-        return None
-    if not math.isfinite(value):
+    if is_traced(value):
+        return value
+    if not abs(float(value)) < float(jnp.finfo(jnp.float32).max):
         raise refusal(where, name, "be finite", value, "pass a finite number")
     return float(value)
 
 
-def require_bound(where: str, bound: Any, name: str = "bound") -> Bound:
-    """Refuse what is not a function of log-weights."""
-    if not callable(bound) or hasattr(bound, "evaluate"):
-        remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
-        raise refusal(where, name, "be a function of log_w", repr(bound), remedy)
-    return bound  # pyright: ignore[reportReturnType]
+def is_traced(value: Any) -> bool:
+    """Whether a value is known only when the program runs."""
+    return isinstance(value, Tracer)
 
 
 def name_of(function: Callable) -> str:
@@ -41,17 +39,29 @@ def name_of(function: Callable) -> str:
     return getattr(wrapped, "__name__", type(function).__name__)
 
 
-def named(name: str, *arguments: Any) -> Callable[[B], B]:
+def named(name: str, *arguments: Any) -> Callable[[F], F]:
     """Decorate what a factory makes with the call that made it: ``renyi(0.5)``."""
 
     def shown(argument):
-        if isinstance(argument, Tracer):
+        if is_traced(argument):
             return "traced"
-        return name_of(argument) if callable(argument) else f"{argument}"
+        if callable(argument):
+            return name_of(argument)
+        return f"{argument:.6g}" if isinstance(argument, float) else f"{argument}"
 
-    def decorate(bound: B) -> B:
+    def decorate(bound: F) -> F:
         bound.__name__ = bound.__qualname__ = f"{name}({', '.join(map(shown, arguments))})"
         return bound
+
+    return decorate
+
+
+def factory(example: str) -> Callable[[F], F]:
+    """Decorate a function that makes bounds, so that it is not taken for one."""
+
+    def decorate(make: F) -> F:
+        make.is_factory = example  # pyright: ignore[reportFunctionMemberAccess]
+        return make
 
     return decorate
 

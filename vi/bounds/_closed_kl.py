@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._arguments import require_scalar
+from vi.bounds._arguments import is_traced, require_scalar
 
 
 def elbo_closed_kl(
@@ -109,6 +109,6 @@ def _penalised(where, log_lik, kl, beta):
 
 
 def _require_at_least_zero(where, name, value):
-    concrete = require_scalar(where, name, value)
-    if concrete is not None and concrete < 0:
+    value = require_scalar(where, name, value)
+    if not is_traced(value) and value < 0:
         raise refusal(where, name, "be at least 0", value, "pass 0 or more")

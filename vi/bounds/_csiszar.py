@@ -5,16 +5,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._arguments import name_of, named, require_samples, require_scalar
+from vi.bounds._arguments import factory, is_traced, name_of, named, require_samples, require_scalar
 from vi.bounds._declare import declare
-from vi.bounds._self_normalised import softmax, without_zeros
+from vi.bounds._self_normalised import log_mean_exp, softmax, top_of, without_zeros
 from vi.types import Bound
 
 
+@factory("csiszar(lambda u: (u - 1) ** 2)")
 def csiszar(
     f: Callable[[Float[Array, "..."]], Float[Array, "..."]],
     *,
@@ -29,16 +29,17 @@ def csiszar(
 
     The ratios are at most K: they neither overflow nor depend on log p(x). They are also the
     divergence of K weights from equal ones: at least 0 on every draw, 0 at K = 1 (so that K = 2 is
-    the least), biased low at finite K. With ``log_evidence`` = log p(x), where it is known,
-    :math:`u_k = w_k / p(x)`: unbiased at every K, not bounded, and below 0 on some draws. To be
-    minimised, over q alone.
+    the least), biased by O(1 / K). With ``log_evidence`` = log p(x), where it is known,
+    :math:`u_k = w_k / p(x)`: unbiased at every K, not bounded, and below 0 on some draws if f is
+    below 0 anywhere. To be minimised, over q alone.
 
     Args:
         f: Elementwise, convex on (0, inf), 0 at 1; ``f(0)`` is what a weight of zero counts. It is
             checked numerically unless it closes over a traced value. Where u^2 underflows it is
             continued linearly in log u.
-        log_evidence: log p(x), a scalar in nats, or None to normalise by the weights' sum.
-        smooth: What to declare: whether f has a Lipschitz derivative.
+        log_evidence: log p(x), a scalar in nats, or None to normalise by the weights' sum. One per
+            datum is subtracted in ``log_joint``, and 0 passed here.
+        smooth: What to declare: whether f has a Lipschitz derivative; ``check_bound`` finds out.
 
     Returns:
         The divergence ``log_w [K, *batch] -> [*batch]`` in nats; ``inf`` where every weight is zero
@@ -55,8 +56,7 @@ def csiszar(
         0.264 0.264
 
     References:
-        Csiszar (1967); Ali and Silvey (1966). As objectives of the weights: Bamler, Zhang, Opper
-        and Mandt (2017).
+        Csiszar (1967); Ali and Silvey (1966).
     """
     require_generator("csiszar", f)
     arguments = (f,) if log_evidence is None else (f, log_evidence)
@@ -72,8 +72,10 @@ def _in_log_ratio(f):
 
     def g(t):
         lowest = 0.45 * jnp.log(jnp.finfo(t.dtype).tiny).astype(t.dtype)
-        _, slope = jax.jvp(lambda t: f(jnp.exp(t)), (lowest,), (jnp.ones_like(lowest),))
-        return f(jnp.exp(jnp.maximum(t, lowest))) + slope * jnp.minimum(t - lowest, 0.0)
+        end, slope = jax.jvp(lambda t: f(jnp.exp(t)), (lowest,), (jnp.ones_like(lowest),))
+        slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+        tangent = end + slope * (t - lowest)
+        return jnp.where(t < lowest, tangent, f(jnp.exp(jnp.maximum(t, lowest))))
 
     return g
 
@@ -82,21 +84,20 @@ def of_log_ratio(name, arguments, g, at_zero, log_evidence, smooth) -> Bound:
     """The divergence with f(u) = g(log u), and f(0) = ``at_zero``."""
     own = log_evidence is None
     if not own:
-        require_scalar(name, "log_evidence", log_evidence)
+        remedy = "subtract it in log_joint, and pass log_evidence=0.0"
+        log_evidence = require_scalar(name, "log_evidence", log_evidence, remedy)
     least = 2 if own else 1
 
     def log_ratio(log_w):
         is_zero, finite = without_zeros(log_w)
         if not own:
             return is_zero, finite - log_evidence
-        top = jax.lax.stop_gradient(log_w.max(0, keepdims=True))
-        top = jnp.where(jnp.isinf(top), 0.0, top)
-        mean = jnp.exp(log_w - top).mean(0, keepdims=True)
-        log_mean = jnp.log(jnp.where(mean == 0, 1.0, mean))
+        top, none = top_of(log_w), is_zero.all(0, keepdims=True)
+        log_mean = log_mean_exp(jnp.where(none, 0.0, log_w - top))[None]
         return is_zero, jnp.where(is_zero, 0.0, (finite - top) - log_mean)
 
     def derivatives(log_w):
-        log_w = at_least_float32(name, log_w)
+        log_w = require_samples(name, at_least_float32(name, log_w), least)
         is_zero, t = log_ratio(log_w)
         first, second = (jnp.where(is_zero, 0.0, part) for part in _slopes(g, t))
         if own:
@@ -138,13 +139,20 @@ def _slopes(g, t):
 
 def require_generator(where: str, f: Callable) -> None:
     """Refuse an f that is not elementwise, not 0 at 1 or not convex, as far as it can be seen."""
+    if not callable(f):
+        raise refusal(where, "f", "be a function", repr(f), "pass u -> f(u)")
+    try:
+        jax.eval_shape(lambda u: f(u), jax.ShapeDtypeStruct((), jnp.float32))
+    except jax.errors.TracerArrayConversionError:
+        remedy = "write it with jax.numpy"
+        raise refusal(where, "f", "be traceable", name_of(f), remedy) from None
     with jax.ensure_compile_time_eval():
         u = jnp.asarray(np.geomspace(1e-3, 1e3, 601), jnp.float32)
         at_zero, at_one, values = f(jnp.zeros(())), f(jnp.ones(())), f(u)
     if jnp.shape(values) != u.shape:
         got, remedy = f"{[len(u)]} to {list(jnp.shape(values))}", "map each ratio to one number"
         raise refusal(where, "f", "be elementwise", got, remedy)
-    if isinstance(values, Tracer):
+    if is_traced(values):
         return
     if np.isnan(at_zero):
         remedy = "write u log u as jax.scipy.special.xlogy(u, u)"
@@ -153,7 +161,8 @@ def require_generator(where: str, f: Callable) -> None:
     if not abs(float(at_one)) <= tolerance:
         remedy = "subtract f(1)"
         raise refusal(where, "f", "be 0 at 1", f"f(1) = {float(at_one):.3g}", remedy)
-    u, values = np.asarray(u, float), np.asarray(values, float)
+    seen = np.isfinite(values)  # it may overflow far out
+    u, values = np.asarray(u, float)[seen], np.asarray(values, float)[seen]
     # A point of the graph must not lie above the chord of its neighbours, near and far.
     for reach in (1, 10, 100):
         left, middle, right = (slice(0, -2 * reach), slice(reach, -reach), slice(2 * reach, None))

@@ -1,6 +1,7 @@
-"""The f-divergences that have a name, in forms that neither overflow nor cancel.
+"""The f-divergences that have a name.
 
-Each is ``csiszar`` of the generator in its docstring, written in t = log u.
+Each is ``csiszar`` of the generator in its docstring, written in t = log u: so ratios may be as
+small as exp(-1e4). With a known log p(x) ratios may also be large, and overflow as f(u) does.
 """
 
 import math
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi.bounds._arguments import factory
 from vi.bounds._csiszar import of_log_ratio
 from vi.types import Bound
 
 LogEvidence = float | Float[Array, ""] | None
 
 
+@factory("forward_kl()")
 def forward_kl(*, log_evidence: LogEvidence = None) -> Bound:
     r"""KL(p(z|x) || q(z|x)), the mass-covering direction: f(u) = u log u.
 
@@ -31,6 +34,7 @@ def forward_kl(*, log_evidence: LogEvidence = None) -> Bound:
     return _divergence("forward_kl", lambda t: t * jnp.exp(t), 0.0, log_evidence)
 
 
+@factory("reverse_kl()")
 def reverse_kl(*, log_evidence: LogEvidence = None) -> Bound:
     r"""KL(q(z|x) || p(z|x)), the mode-seeking direction: f(u) = -log u.
 
@@ -40,6 +44,7 @@ def reverse_kl(*, log_evidence: LogEvidence = None) -> Bound:
     return _divergence("reverse_kl", lambda t: -t, math.inf, log_evidence)
 
 
+@factory("chi_square()")
 def chi_square(*, log_evidence: LogEvidence = None) -> Bound:
     r"""Pearson's chi-square of p(z|x) against q, the variance of the ratio: f(u) = (u - 1)^2.
 
@@ -48,6 +53,7 @@ def chi_square(*, log_evidence: LogEvidence = None) -> Bound:
     return _divergence("chi_square", lambda t: jnp.expm1(t) ** 2, 1.0, log_evidence)
 
 
+@factory("squared_hellinger()")
 def squared_hellinger(*, log_evidence: LogEvidence = None) -> Bound:
     r"""The squared Hellinger distance, from 0 to 1: f(u) = (sqrt(u) - 1)^2 / 2.
 
@@ -59,6 +65,7 @@ def squared_hellinger(*, log_evidence: LogEvidence = None) -> Bound:
     )
 
 
+@factory("jensen_shannon()")
 def jensen_shannon(*, log_evidence: LogEvidence = None) -> Bound:
     r"""The Jensen-Shannon divergence, from 0 to log 2 nats.
 
@@ -67,12 +74,16 @@ def jensen_shannon(*, log_evidence: LogEvidence = None) -> Bound:
     """
 
     def g(t):
-        above, below = jax.nn.softplus(t), jax.nn.softplus(-t)  # log(1 + u), log(1 + 1 / u)
-        return 0.5 * (jnp.exp(t) * (math.log(2) - below) + math.log(2) - above)
+        large = t > 40.0
+        below = jnp.where(large, 0.0, t)
+        times = jnp.exp(below) * jax.nn.softplus(-below)  # u log(1 + 1 / u): 1 for large u
+        scaled = math.log(2) * (jnp.exp(t) + 1) - jnp.where(large, 1.0, times)
+        return 0.5 * (scaled - jax.nn.softplus(t))
 
     return _divergence("jensen_shannon", g, 0.5 * math.log(2), log_evidence)
 
 
+@factory("total_variation()")
 def total_variation(*, log_evidence: LogEvidence = None) -> Bound:
     r"""The total variation distance, from 0 to 1: f(u) = abs(u - 1) / 2.
 

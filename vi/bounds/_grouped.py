@@ -2,13 +2,14 @@
 
 from jaxtyping import Array, Float
 
-from vi._check import at_least_float32, refusal, require_count
-from vi.bounds._arguments import named, require_bound, require_samples
+from vi._check import at_least_float32, refusal, require_bound, require_count
+from vi.bounds._arguments import factory, named, require_samples
 from vi.bounds._declare import declaration, declare
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.types import Bound
 
 
+@factory("grouped(vi.bounds.iwae, 4)")
 def grouped(bound: Bound, num_groups: int) -> Bound:
     r"""The mean of a bound over M equal groups of the K samples; of ``iwae`` it is MIWAE.
 
@@ -35,10 +36,11 @@ def grouped(bound: Bound, num_groups: int) -> Bound:
         Array(3.5, dtype=float32)
 
     References:
-        Rainforth, Kosiorek, Le, Maddison, Igl, Wood and Teh (2018), section 4, with (M, K) there
-        (M, K / M) here.
+        Rainforth, Kosiorek, Le, Maddison, Igl, Wood and Teh (2018), with (M, K) there (M, K / M)
+        here.
     """
-    inner = declaration(require_bound("grouped", bound))
+    require_bound("grouped", bound)
+    inner = declaration(bound)
     num_groups = require_count("grouped", "num_groups", num_groups)
     least = num_groups * inner.min_samples
 
@@ -46,7 +48,9 @@ def grouped(bound: Bound, num_groups: int) -> Bound:
         log_w = require_samples("grouped", at_least_float32("grouped", log_w), least)
         K, *batch = log_w.shape
         if K % num_groups:
-            rule, remedy = f"have a multiple of {num_groups} samples", "draw that many"
+            rule = f"have a multiple of {num_groups} samples"
+            fewer = K // num_groups * num_groups
+            remedy = f"draw {max(fewer, least)} or {fewer + num_groups}"
             raise refusal("grouped", "log_w", rule, f"K = {K}", remedy)
         return log_w.reshape(num_groups, K // num_groups, *batch).swapaxes(0, 1)
 

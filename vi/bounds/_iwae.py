@@ -1,12 +1,10 @@
 """The importance-weighted bound."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32
 from vi.bounds._declare import declare
-from vi.bounds._self_normalised import softmax
+from vi.bounds._self_normalised import log_mean_exp, softmax
 
 
 def _derivatives(log_w):
@@ -33,5 +31,4 @@ def iwae(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
         Burda, Grosse and Salakhutdinov (2016), eq. 8 and theorem 1; Domke and Sheldon (2018),
         theorem 3, for the rate.
     """
-    log_w = at_least_float32("iwae", log_w)
-    return jax.nn.logsumexp(log_w, axis=0) - jnp.log(jnp.asarray(log_w.shape[0], log_w.dtype))
+    return log_mean_exp(at_least_float32("iwae", log_w))

@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi._check import at_least_float32, refusal, require_count
-from vi.bounds._arguments import name_of, named, require_bound, require_samples
+from vi._check import at_least_float32, refusal, require_bound, require_count
+from vi.bounds._arguments import factory, name_of, named, require_samples
 from vi.bounds._declare import declaration, declare
 from vi.bounds._derivatives import derivatives as derivatives_of
+from vi.bounds._self_normalised import top_of
 from vi.types import Bound
 
 _BLOCK = 64
 
 
+@factory("jackknife(vi.bounds.iwae)")
 def jackknife(bound: Bound, order: int = 1) -> Bound:
     r"""A bound extrapolated in 1 / K: its bias falls from O(1 / K) to O(K^-(order + 1)).
 
@@ -28,6 +30,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     that is left may have either sign, and its variance is larger. As K grows it has the limit of
     ``bound``. Every subset is visited: O(K^(m + 1)) in time, of the bound's own cost O(K).
 
+    The coefficients grow as K^m, and what rounding they multiply: use float64 from order 3 on.
     Where the bound of some subset is infinite (with ``iwae``: all but m weights are zero), so is
     the value, with that sign.
 
@@ -50,7 +53,8 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     References:
         Nowozin (2018); Sharot (1976) for the coefficients.
     """
-    inner = declaration(require_bound("jackknife", bound))
+    require_bound("jackknife", bound)
+    inner = declaration(bound)
     order = require_count("jackknife", "order", order)
     if inner.num_groups != 1:
         got, remedy = name_of(bound), "jackknife first: grouped(jackknife(bound), num_groups)"
@@ -66,7 +70,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
         ]
 
     def derivatives(log_w):
-        log_w = at_least_float32("jackknife", log_w)
+        log_w = require_samples("jackknife", at_least_float32("jackknife", log_w), least)
 
         def in_place(left_out):
             """The derivatives of a subset where its samples are, and 0 where one is missing."""
@@ -94,8 +98,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
     def corrected(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
         log_w = require_samples("jackknife", at_least_float32("jackknife", log_w), least)
         # The coefficients grow with K: what shifts log_w is taken out before they multiply it.
-        top = jax.lax.stop_gradient(log_w.max(0, keepdims=True))
-        top = jnp.where(jnp.isinf(top) | (inner.shift == "none"), 0.0, top)
+        top = top_of(log_w) * (inner.shift != "none")
         below = log_w - top
         terms = over_subsets(log_w, lambda left_out: bound(_without(below, left_out)))
         is_finite = jnp.stack([jnp.isfinite(mean) for _, mean in terms]).all(0)

@@ -10,7 +10,7 @@ from vi.bounds._self_normalised import without_zeros
 
 
 def _derivatives(log_w):
-    log_w = at_least_float32("log_variance", log_w)
+    log_w = require_samples("log_variance", at_least_float32("log_variance", log_w), 2)
     num_samples = log_w.shape[0]
     is_zero, finite = without_zeros(log_w)
     count = jnp.maximum((~is_zero).sum(0, keepdims=True), 1)

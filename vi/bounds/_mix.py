@@ -5,13 +5,14 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi._check import refusal
-from vi.bounds._arguments import name_of, named, require_bound, require_scalar
+from vi._check import refusal, require_bound
+from vi.bounds._arguments import factory, is_traced, name_of, named, require_scalar
 from vi.bounds._declare import declaration, declare
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.types import Bound
 
 
+@factory("mix(0.5, vi.bounds.elbo, vi.bounds.iwae)")
 def mix(weight: float | Float[Array, ""], a: Bound, b: Bound) -> Bound:
     r"""``weight * a + (1 - weight) * b``; of ``elbo`` and ``iwae`` it is CIWAE.
 
@@ -38,13 +39,14 @@ def mix(weight: float | Float[Array, ""], a: Bound, b: Bound) -> Bound:
         ('mix(0.25, elbo, iwae)', Array(1., dtype=float32))
 
     References:
-        Rainforth, Kosiorek, Le, Maddison, Igl, Wood and Teh (2018), section 4.
+        Rainforth, Kosiorek, Le, Maddison, Igl, Wood and Teh (2018).
     """
-    concrete = require_scalar("mix", "weight", weight)
-    if concrete is not None and not 0 <= concrete <= 1:
+    weight = require_scalar("mix", "weight", weight)
+    if not is_traced(weight) and not 0 <= weight <= 1:
         raise refusal("mix", "weight", "be from 0 to 1", weight, "pass the share of the first")
-    one = declaration(require_bound("mix", a, "a"))
-    other = declaration(require_bound("mix", b, "b"))
+    require_bound("mix", a, "a")
+    require_bound("mix", b, "b")
+    one, other = declaration(a), declaration(b)
     if one.sense != other.sense:
         got = f"{name_of(a)} to {one.sense}, {name_of(b)} to {other.sense}"
         remedy = "mix bounds that go the same way"
@@ -56,16 +58,18 @@ def mix(weight: float | Float[Array, ""], a: Bound, b: Bound) -> Bound:
         return first, second
 
     groups = one.num_groups, other.num_groups
+    num_groups = math.lcm(*groups) if all(groups) else None  # pyright: ignore
+    least = max(one.min_samples, other.min_samples)
 
     @named("mix", weight, a, b)
     @declare(
         direction=one.direction if one.direction == other.direction else "none",
         sense=one.sense,
         smooth=one.smooth and other.smooth,
-        min_samples=max(one.min_samples, other.min_samples),
+        min_samples=-(-least // (num_groups or 1)) * (num_groups or 1),
         shift=one.shift if one.shift == other.shift else "none",
         derivatives=derivatives,
-        num_groups=math.lcm(*groups) if all(groups) else None,  # pyright: ignore
+        num_groups=num_groups,
     )
     def mean(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
         return _share(weight, a(log_w)) + _share(1 - weight, b(log_w))

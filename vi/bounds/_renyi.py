@@ -1,16 +1,16 @@
 """The variational Renyi bounds, CUBO among them."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._arguments import named, require_scalar
+from vi.bounds._arguments import factory, is_traced, named, require_scalar
 from vi.bounds._declare import declare
-from vi.bounds._self_normalised import softmax
+from vi.bounds._self_normalised import log_mean_exp, softmax, top_of, without_zeros
 from vi.types import Bound
 
 
+@factory("renyi(0.5)")
 def renyi(alpha: float | Float[Array, ""]) -> Bound:
     r"""The variational Renyi bound of order alpha.
 
@@ -21,13 +21,14 @@ def renyi(alpha: float | Float[Array, ""]) -> Bound:
     ``iwae`` at alpha = 0; the limit alpha -> 1 is ``elbo``, which that name gives. For every alpha
     it is the ELBO's one draw at K = 1. For alpha >= 0 its mean is below log p(x) at every K. For
     alpha < 0 it is an upper bound only as K grows without limit (there are K at which its mean is
-    below log p(x)), so that its declared sense is to be minimised, as ``cubo``.
+    below log p(x)), so that its declared sense is to be minimised, as ``cubo``. A traced alpha
+    declares no direction and the sense maximise: below 0, minimise it yourself.
 
     At finite K it is a biased estimate of its limit. For alpha > 1 a weight of zero makes it
     ``-inf``, as it does the ELBO.
 
     Args:
-        alpha: Any real number but 1; it may be traced, or learned.
+        alpha: Any real number but 1; it may be traced, or learned, and then pass through 1.
 
     Returns:
         The bound ``log_w [K, *batch] -> [*batch]`` in nats.
@@ -45,14 +46,16 @@ def renyi(alpha: float | Float[Array, ""]) -> Bound:
     References:
         Li and Turner (2016), theorem 1 for the order in alpha, theorem 2 for K.
     """
-    concrete = require_scalar("renyi", "alpha", alpha)
-    if concrete == 1:
+    alpha = require_scalar("renyi", "alpha", alpha)
+    if is_traced(alpha):
+        return _power_mean("renyi", alpha, 1 - alpha, "none")
+    if alpha == 1:
         remedy = "use vi.bounds.elbo, which is the limit"
         raise refusal("renyi", "alpha", "differ from 1", alpha, remedy)
-    direction = "none" if concrete is None else "lower" if concrete >= 0 else "upper_limit"
-    return _power_mean("renyi", alpha, 1 - alpha, direction)
+    return _power_mean("renyi", alpha, 1 - alpha, "lower" if alpha >= 0 else "upper_limit")
 
 
+@factory("cubo(2)")
 def cubo(n: float) -> Bound:
     r"""The chi upper bound of order n: ``renyi(1 - n)``.
 
@@ -75,17 +78,19 @@ def cubo(n: float) -> Bound:
     References:
         Dieng, Tran, Ranganath, Paisley and Blei (2017).
     """
-    concrete = require_scalar("cubo", "n", n)
-    if concrete is not None and concrete <= 1:
+    n = require_scalar("cubo", "n", n)
+    if not is_traced(n) and n <= 1:
         remedy = "use vi.bounds.iwae for n = 1, vi.bounds.renyi(1 - n) below"
         raise refusal("cubo", "n", "be above 1", n, remedy)
     return _power_mean("cubo", n, n, "upper_limit")
 
 
 def _power_mean(where, shown, power, direction):
-
     def derivatives(log_w):
-        weight = softmax(power * at_least_float32(where, log_w))
+        log_w = at_least_float32(where, log_w)
+        is_zero, finite = without_zeros(log_w)
+        shut_out = jnp.where(jnp.asarray(power) < 0, jnp.inf, -jnp.inf)
+        weight = softmax(jnp.where(is_zero, shut_out, power * (finite - top_of(log_w))))
         return weight, power * weight * (1 - weight)
 
     sense = "minimise" if direction == "upper_limit" else "maximise"
@@ -93,21 +98,27 @@ def _power_mean(where, shown, power, direction):
     @named(where, shown)
     @declare(direction=direction, sense=sense, derivatives=derivatives)
     def bound(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-        return _log_mean_exp(power * at_least_float32(where, log_w)) / power
+        log_w = at_least_float32(where, log_w)
+        is_zero, finite = without_zeros(log_w)
+        top = top_of(log_w)
+        below = jnp.where(is_zero, 0.0, finite - top)
+        some, every = is_zero.any(0), is_zero.all(0)
+        infinite = every | (some & (jnp.asarray(power) <= 0))
+        near_zero = jnp.abs(power) * jnp.abs(below).max(0) <= jnp.finfo(log_w.dtype).eps ** (1 / 3)
+        near_zero = (near_zero & ~some) | infinite
+        at = jnp.where(near_zero, 1.0, power).astype(log_w.dtype)
+        log_v = jnp.where(is_zero & ~near_zero[None], -jnp.inf, at[None] * below)
+        value = jnp.where(near_zero, _series(below, power), log_mean_exp(log_v) / at)
+        return jnp.where(infinite, -jnp.inf, top[0] + value)
 
     return bound
 
 
-def _log_mean_exp(log_v):
-    """``log mean exp``, relative to ``log_v`` even where all of it is small.
+def _series(below, power):
+    """To second order in the power, by cumulants: what is left out is below rounding.
 
-    ``renyi`` divides by 1 - alpha: near alpha = 1 the digits that a plain log-sum-exp loses against
-    ``log K`` would be all there are.
+    The quotient keeps its value there, and loses the digits of its derivative in the power.
     """
-    top = jax.lax.stop_gradient(log_v.max(0, keepdims=True))
-    top = jnp.where(jnp.isinf(top), 0.0, top)
-    below = log_v - top
-    mean, mean_less_one = jnp.exp(below).mean(0), jnp.expm1(below).mean(0)
-    near_one = mean_less_one > -0.5
-    small = jnp.log1p(jnp.where(near_one, mean_less_one, 0.0))
-    return top[0] + jnp.where(near_one, small, jnp.log(jnp.where(near_one, 1.0, mean)))
+    mean = below.mean(0)
+    centred = below - mean[None]
+    return mean + power * (centred**2).mean(0) / 2 + power**2 * (centred**3).mean(0) / 6

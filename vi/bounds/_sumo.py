@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from vi._check import at_least_float32, refusal, require_count, require_key
-from vi.bounds._arguments import named, require_samples, require_scalar
+from vi.bounds._arguments import factory, is_traced, named, require_samples, require_scalar
 from vi.bounds._declare import declare
+from vi.bounds._self_normalised import top_of, without_zeros
 from vi.types import Bound, Key
 
 
@@ -62,11 +62,12 @@ class Roulette(NamedTuple):
         if self.budget is not None:
             require_count("Roulette", "budget", self.budget)
         decay = require_scalar("Roulette", "decay", self.decay)
-        if decay is not None and not 0 < decay < 1:
+        if not is_traced(decay) and not 0 < decay < 1:
             rule = "be above 0 and below 1"
             raise refusal("Roulette", "decay", rule, decay, "pass 0.9, the paper's")
 
 
+@factory("sumo(Roulette().sample(key))")
 def sumo(num_terms: int | Int[Array, "*batch"], roulette: Roulette | None = None) -> Bound:
     r"""Estimate log p(x) by Russian roulette: N terms of the series of IWAE bounds.
 
@@ -82,12 +83,13 @@ def sumo(num_terms: int | Int[Array, "*batch"], roulette: Roulette | None = None
     ``iwae`` of two samples. The samples' order matters: it says which of them the terms use.
 
     Args:
-        num_terms: N, a draw of ``roulette``: one for all data, or one for each ``[*batch]``.
+        num_terms: N, a draw of ``roulette``: one for all data, or one for each ``[*batch]``. A
+            traced one is not checked: terms beyond K are left out.
         roulette: The law it was drawn from; by default the paper's.
 
     Returns:
-        The bound ``log_w [K, *batch] -> [*batch]`` in nats; ``-inf`` where the first weights, of
-        those that it uses, are zero.
+        The bound ``log_w [K, *batch] -> [*batch]`` in nats; by convention ``-inf`` where an L_k
+        that it uses is.
 
     Raises:
         ValueError: An N below 1, an N that needs more than K samples, a wrong shape.
@@ -106,19 +108,21 @@ def sumo(num_terms: int | Int[Array, "*batch"], roulette: Roulette | None = None
         Luo, Beatson, Norouzi, Zhu, Duvenaud, Adams and Chen (2020).
     """
     law = Roulette() if roulette is None else roulette
+    if not isinstance(law, Roulette):
+        raise refusal("sumo", "roulette", "be a Roulette", repr(roulette), "pass Roulette(...)")
     law.check()
     num_terms = jnp.asarray(num_terms)
     if not jnp.issubdtype(num_terms.dtype, jnp.integer):
         remedy = "draw it with Roulette().sample(key, shape)"
         raise refusal("sumo", "num_terms", "be integers", f"dtype {num_terms.dtype}", remedy)
-    is_traced = isinstance(num_terms, Tracer)
-    if not is_traced and num_terms.min() < 1:
+    known = not is_traced(num_terms)
+    if known and num_terms.min() < 1:
         remedy = "draw it with Roulette().sample(key, shape)"
         raise refusal("sumo", "num_terms", "be at least 1", int(num_terms.min()), remedy)
-    least = 2 if is_traced else 1 + int(num_terms.max())
+    least = 1 + int(num_terms.max()) if known else 2
 
     def series(log_w):
-        """The log-weights, those of L_k's sums, and what multiplies each L_k."""
+        """Log-weights less their top, the logs of their sums, what multiplies each, the top."""
         log_w = require_samples("sumo", at_least_float32("sumo", log_w), least)
         K, *batch = log_w.shape
         if num_terms.shape not in ((), (*batch,)):
@@ -134,13 +138,15 @@ def sumo(num_terms: int | Int[Array, "*batch"], roulette: Roulette | None = None
         times = jnp.concatenate([one, share]) - jnp.concatenate([share, none])
         is_empty = jax.lax.cummin((log_w == -jnp.inf).astype(jnp.int32), axis=0) == 1
         infinite = (is_empty & (times != 0)).any(0, keepdims=True)
-        log_w = jnp.where(infinite, 0.0, log_w)
-        return log_w, _log_sums(log_w), times, infinite[0]
+        top = top_of(log_w)  # the multipliers reach hundreds: they must not meet an offset
+        log_w = jnp.where(infinite, 0.0, log_w - top)
+        return log_w, _log_sums(log_w), times, top[0], infinite[0]
 
     def derivatives(log_w):
-        log_w, log_sums, times, infinite = series(log_w)
+        log_w, log_sums, times, _, infinite = series(log_w)
         of_next = jnp.exp(log_sums - jnp.roll(log_sums, -1, axis=0).at[-1].set(jnp.inf))
-        share = jnp.where(log_w == -jnp.inf, 0.0, jnp.exp(log_w - log_sums))
+        is_zero, finite = without_zeros(log_w)
+        share = jnp.where(is_zero, 0.0, jnp.exp(finite - jnp.where(is_zero, 0.0, log_sums)))
         first = _sums_from_the_end(times, of_next) * share
         second = first - _sums_from_the_end(times, of_next**2) * share**2
         return jnp.where(infinite[None], 0.0, first), jnp.where(infinite[None], 0.0, second)
@@ -148,11 +154,11 @@ def sumo(num_terms: int | Int[Array, "*batch"], roulette: Roulette | None = None
     @named("sumo", num_terms if num_terms.shape == () else f"N {list(num_terms.shape)}")
     @declare(direction="none", min_samples=least, num_groups=None, derivatives=derivatives)
     def bound(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-        _, log_sums, times, infinite = series(log_w)
+        _, log_sums, times, top, infinite = series(log_w)
         log_counts = jnp.log(jnp.arange(1, len(times) + 1, dtype=times.dtype))
         bounds = log_sums - log_counts.reshape(-1, *[1] * (times.ndim - 1))
         terms = times * jnp.where(times == 0, 0.0, bounds)
-        return jnp.where(infinite, -jnp.inf, terms.sum(0))
+        return jnp.where(infinite, -jnp.inf, top + terms.sum(0))
 
     return bound
 

@@ -1,18 +1,18 @@
 """Bounds by thermodynamic integration: the path of tempered posteriors from q to p(z | x)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._arguments import named
+from vi.bounds._arguments import factory, is_traced, named
 from vi.bounds._declare import declare
-from vi.bounds._self_normalised import softmax, without_zeros
+from vi.bounds._self_normalised import softmax, top_of, without_zeros
 from vi.types import Bound
 
 _AT_ONE = np.ones(1)
@@ -46,6 +46,7 @@ def eubo(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     return _means(_AT_ONE, at_least_float32("eubo", log_w))[0]
 
 
+@factory("tvo_lower(jnp.linspace(0, 1, 11))")
 def tvo_lower(betas: ArrayLike | Sequence[float]) -> Bound:
     r"""The thermodynamic variational objective: the left Riemann sum, a lower bound.
 
@@ -81,6 +82,7 @@ def tvo_lower(betas: ArrayLike | Sequence[float]) -> Bound:
     return _riemann("tvo_lower", grid, grid[:-1], direction="lower", sense="maximise")
 
 
+@factory("tvo_upper(jnp.linspace(0, 1, 11))")
 def tvo_upper(betas: ArrayLike | Sequence[float]) -> Bound:
     r"""The right Riemann sum of the thermodynamic integral: an upper bound in the limit.
 
@@ -107,7 +109,7 @@ def tvo_upper(betas: ArrayLike | Sequence[float]) -> Bound:
 
 def _riemann(name, grid, at, **declared):
     widths = grid[1:] - grid[:-1]
-    shown = "traced" if isinstance(grid, Tracer) else f"{len(widths)} steps"
+    shown = "traced" if is_traced(grid) else f"{len(widths)} steps"
 
     def derivatives(log_w):
         first, second = _mean_derivatives(at, at_least_float32(name, log_w))
@@ -132,8 +134,7 @@ def _tempered(beta, log_w):
     is_zero, finite = is_zero[None], finite[None]
     shut_out = is_zero & (beta > 0)
     weight = jax.vmap(softmax)(jnp.where(shut_out, -jnp.inf, beta * finite))
-    top = jax.lax.stop_gradient(jnp.where(is_zero, -jnp.inf, finite).max(1, keepdims=True))
-    top = jnp.where(jnp.isinf(top), 0.0, top)
+    top = top_of(log_w)[None]
     below = finite - top
     mean_below = (weight * jnp.where(is_zero, 0.0, below)).sum(1, keepdims=True)
     return beta, weight, below - mean_below, (top + mean_below)[:, 0]
@@ -154,8 +155,8 @@ def _mean_derivatives(beta, log_w):
     return weight * slope, beta * weight * (1 + (1 - 2 * weight) * slope)
 
 
-def _require_grid(where, betas):
-    if isinstance(betas, Tracer):
+def _require_grid(where, betas) -> Any:
+    if is_traced(betas):
         if betas.ndim != 1 or betas.shape[0] < 2:
             raise refusal(where, "betas", "be [T], T >= 2", f"shape {betas.shape}", "give a grid")
         return betas

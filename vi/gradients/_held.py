@@ -12,9 +12,10 @@ def fixed(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Coefficients :math:`(F_k, 0, -F_k)`: the derivative of the mean of the bound under draws from a
     fixed r, taken at r = q. For the model's parameters it is that of every other estimator, and
     needs no reparameterised q. For q's it is another gradient than that of E_q: with
-    ``log_variance`` it is VarGrad, whose mean is the gradient of minus the ELBO; with the
-    divergences of weights it is the one of importance sampling from a proposal; with ``elbo`` its
-    mean is zero.
+    ``log_variance`` it is VarGrad, whose mean is the gradient of minus the ELBO; with ``elbo`` its
+    mean is zero. With another bound to be maximised, going up moves q *away* from the weighted
+    draws (it makes their weights larger): use it for the model's parameters, and ``wake``
+    for q's.
 
     Args:
         bound: Any bound, kinks included.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count, require_key
+from vi._check import refusal, require_bound, require_count, require_key
 from vi.bounds import declaration
 from vi.gradients import _engine
 from vi.gradients._engine import Evaluation
@@ -34,9 +34,7 @@ class Objective:
     chunk_size: int | None = None
 
     def __post_init__(self):
-        if not callable(self.bound) or isinstance(self.bound, Objective):
-            remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
-            raise refusal(_name(self.rule), "bound", "be a function", repr(self.bound), remedy)
+        require_bound(_name(self.rule), self.bound)
         if self.chunk_size is not None:
             require_count(_name(self.rule), "chunk_size", self.chunk_size)
 

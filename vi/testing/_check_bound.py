@@ -2,7 +2,7 @@
 
 import jax
 
-from vi._check import refusal
+from vi._check import require_bound
 from vi.bounds import declaration, declare
 from vi.testing import _bound_claims as claims
 from vi.testing import _bound_contract as contract
@@ -21,6 +21,7 @@ _CLAIMS = {
     "posterior": claims.posterior,
     "shift": claims.shift,
     "direction": claims.direction,
+    "sense": claims.sense,
     "smooth": claims.smooth,
     "derivatives": claims.declared_derivatives,
 }
@@ -47,7 +48,7 @@ def check_bound(bound: Bound) -> BoundReport:
         A ``BoundReport``: ``passed``, the names of what ``failed``, the ``checks``; print it.
 
     Raises:
-        ValueError: ``bound`` is not callable.
+        ValueError: ``bound`` is not a function, or is a factory of bounds.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -56,9 +57,7 @@ def check_bound(bound: Bound) -> BoundReport:
         >>> check_bound(lambda log_w: log_w.max(0)).failed  # neither below log p(x) nor smooth
         ('direction', 'smooth')
     """
-    if not callable(bound):
-        remedy = "pass the function log_w -> nats itself"
-        raise refusal("check_bound", "bound", "be a function", repr(bound), remedy)
+    require_bound("check_bound", bound)
     declared = declaration(bound)
     checks = [_run("shape", contract.shape, bound, declared)]
     if not checks[0].passed:
