@@ -200,7 +200,9 @@ def test_the_precision_is_left_as_it_was():
 
 
 def test_what_is_not_a_function_is_refused():
-    with pytest.raises(ValueError, match=r"check_bound: bound must be a function \(got 3\); pass"):
+    with pytest.raises(
+        ValueError, match=r"check_bound: bound must be a function of log_w \(got 3\); pass"
+    ):
         check_bound(3)
 
 

@@ -13,7 +13,7 @@ import vi
 from tests import models
 from tests.models import exact_bound, renyi, scalar_params
 from vi.bounds import declare, elbo, iwae
-from vi.testing import LinearGaussian, enumerated, quadrature
+from vi.testing import LinearGaussian, _exact_objective, enumerated, quadrature
 
 KEY = jax.random.key(0)
 BOUNDS = {"elbo": elbo, "iwae": iwae, "renyi(0.4)": renyi(0.4)}
@@ -79,7 +79,7 @@ def test_enumerated_is_the_sum_over_all_outcomes(name, num_samples):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("num_samples", [2, 5])
 def test_its_gradient_is_a_finite_difference(num_samples):
-    """At K = 5 there are two blocks of tuples."""
+    """Where the sum is smooth, as it is in every parameter."""
     value = value_of(enumerated(iwae), num_samples)
     params = parameters()
     gradient = jax.jit(jax.grad(lambda p: value(p).sum()))(params)
@@ -95,13 +95,38 @@ def test_its_gradient_is_a_finite_difference(num_samples):
 
 
 @pytest.mark.usefixtures("x64")
-def test_blocks_and_the_remainder_add_up():
-    """3^10 = 59,049 tuples are 3.6 blocks; K draws of the ELBO have the mean of one."""
-    q = dist.Categorical(probs=jnp.array([0.2, 0.5, 0.3]))
-    table = jnp.array([0.3, -1.0, 0.7])
-    objective = enumerated(elbo)
-    ten = jax.jit(lambda: objective(KEY, q, lambda z: table[z], 10))()
-    chex.assert_trees_all_close(ten, q.probs @ (table - jnp.log(q.probs)), rtol=1e-12)
+def test_blocks_and_the_remainder_add_up(monkeypatch):
+    """512 tuples in blocks of 100: 6 blocks, the last with 12 tuples; and the same in one."""
+    shapes = []
+
+    def bound(log_w):
+        shapes.append(log_w.shape)
+        return iwae(log_w)
+
+    def sums(params):
+        return jax.jit(jax.value_and_grad(lambda p: value_of(enumerated(bound), 3)(p).sum()))(
+            params
+        )
+
+    whole = sums(parameters())
+    assert set(shapes) == {(3, 512, 2)}
+    shapes.clear()
+    monkeypatch.setattr(_exact_objective, "_BLOCK", 3 * 2 * 100 + 5)
+    chex.assert_trees_all_close(sums(parameters()), whole, rtol=1e-12)
+    assert set(shapes) == {(3, 100, 2)}
+
+
+def test_a_large_batch_has_small_blocks():
+    """K = 8 draws for 2000 data: 65 of the 256 tuples at a time."""
+    shapes = []
+
+    def bound(log_w):
+        shapes.append(log_w.shape)
+        return iwae(log_w)
+
+    q = dist.Bernoulli(jnp.full(2000, 0.3))
+    jax.eval_shape(lambda: enumerated(bound)(KEY, q, lambda z: 0.1 * z, 8))
+    assert set(shapes) == {(8, 2**20 // (8 * 2000), 2000)}
 
 
 @pytest.mark.usefixtures("x64")
@@ -260,7 +285,7 @@ def test_quadrature_meets_the_linear_gaussian():
 def test_the_ends_count_half():
     """On [0, 1] under a uniform q, z^2 by two panels is (0 / 2 + 1 / 4 + 1 / 2) / 2 = 0.375."""
     exact = quadrature(elbo, lower=0.0, upper=1.0, num_nodes=3)
-    value = exact(KEY, dist.Uniform(0.0, 1.0), lambda z: z**2, 1)
+    value = jax.jit(lambda: exact(KEY, dist.Uniform(0.0, 1.0), lambda z: z**2, 1))()
     chex.assert_trees_all_close(value, 0.375, rtol=1e-6)
 
 
@@ -327,7 +352,7 @@ coupled = {"a": jnp.array([0, 1]), "b": jnp.array([1, 0])}
         (lambda: enumerate_it(num_samples=2.0), "num_samples must be an integer"),
         (lambda: enumerate_it(num_samples=0), "num_samples must be an integer of at least 1"),
         (lambda: enumerate_it(key=0), "key must be a typed PRNG key"),
-        (lambda: enumerate_it(bound=3), r"enumerated: bound must be a function \(got 3\)"),
+        (lambda: enumerate_it(bound=3), r"enumerated: bound must be a function of log_w \(got 3\)"),
         (lambda: enumerate_it(bound=vi.gradients.reparam(iwae)), r"got reparam\(iwae\)"),
         (lambda: enumerate_it(bound=enumerated(iwae)), r"got enumerated\(iwae\)"),
         (lambda: enumerate_it(bound=lambda w: w), r"map \[K, \*batch\] to \[\*batch\]"),
@@ -350,6 +375,11 @@ coupled = {"a": jnp.array([0, 1]), "b": jnp.array([1, 0])}
         (lambda: integrate(lower=2.0, upper=2.0), r"lower and upper must be an interval"),
         (lambda: integrate(upper=float("inf")), r"lower and upper must be an interval"),
         (lambda: integrate(num_nodes=2), "num_nodes must be an integer of at least 3"),
+        (lambda: integrate(num_nodes=128), r"num_nodes must be odd \(got 128\); take one more"),
+        (
+            lambda: enumerate_it(support=jnp.array([0.0, 1.0])),
+            r"the dtypes of q.sample \(got float32 for int32\)",
+        ),
         (lambda: integrate(num_samples=3), "got 129 to the power of 3"),
     ],
 )
@@ -375,11 +405,73 @@ def test_refusals(call, message):
         (lambda: integrate(upper=1.0), r"\(got 0.72\d*\); widen lower and upper or take more"),
         (lambda: integrate(q=dist.Normal(jnp.array([0.0, 9.0]), 1.0)), r"got 0.0\d+"),
         (lambda: integrate(q=dist.Normal(0.4, 0.01)), "take more nodes"),
+        (
+            lambda: enumerate_it(support=jnp.array([1, 0, 1])),
+            "support must have no outcome twice",
+        ),
+        (
+            lambda: enumerate_it(
+                q=dist.Bernoulli(jnp.full(2, 0.5)), support=jnp.array([[0, 1], [1, 1]])
+            ),
+            "support must have no outcome twice",
+        ),
     ],
 )
-def test_mass_other_than_one_is_refused_where_it_is_known(call, message):
+def test_what_is_refused_where_the_values_are_known(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+narrow = dist.Normal(0.3, 0.05).log_prob
+standard = dist.Normal(0.0, 1.0)
+
+
+def narrow_iwae(loc, num_nodes=129):
+    exact = quadrature(iwae, lower=-7.0, upper=7.0, num_nodes=num_nodes)
+    return exact(KEY, dist.Normal(loc, 1.0), narrow, 2)
+
+
+@pytest.mark.parametrize("call", [narrow_iwae, jax.grad(narrow_iwae)])
+def test_too_few_nodes_for_the_log_joint_are_refused(call):
+    with pytest.raises(
+        ValueError, match=r"must be the same on every second node .* take more nodes"
+    ):
+        call(0.0)
+
+
+def test_more_nodes_are_accepted_and_right():
+    """With 129 nodes it is off by 0.02."""
+    nodes = np.linspace(-8.0, 8.0, 2001)
+    chance = np.exp(-(nodes**2) / 2)
+    chance /= chance.sum()
+    w = nodes**2 / 2 - (nodes - 0.3) ** 2 / (2 * 0.05**2) - np.log(0.05)
+    expected = chance @ (np.logaddexp(w, w[:, None]) - np.log(2)) @ chance
+    chex.assert_trees_all_close(narrow_iwae(0.0, 1023), expected, rtol=2e-5)
+    assert abs(jax.jit(narrow_iwae)(0.0) - expected) > 0.01
+
+
+def sixth_power(width):
+    """E z^6 = 15; 2e-4 of the mass is beyond 3.7, and 6% of this."""
+    exact = quadrature(elbo, lower=-width, upper=width)
+    return exact(KEY, standard, lambda z: standard.log_prob(z) - z**6, 1)
+
+
+def test_ends_that_carry_weight_are_refused():
+    with pytest.raises(ValueError, match=r"must vanish at lower and upper .* widen"):
+        sixth_power(3.7)
+    chex.assert_trees_all_close(sixth_power(9.0), -15.0, rtol=1e-5)
+    chex.assert_trees_all_close(jax.jit(sixth_power, static_argnums=0)(3.7), -14.144, rtol=1e-3)
+
+
+def test_an_offset_is_not_a_tolerance():
+    """A log p(x) of -1e4 must not hide what the bound has of its own."""
+
+    def value(offset):
+        exact = quadrature(iwae, lower=-7.0, upper=7.0, num_nodes=33)
+        return exact(KEY, standard, lambda z: dist.Normal(0.3, 0.15).log_prob(z) + offset, 2)
+
+    with pytest.raises(ValueError, match="same on every second node"):
+        value(-1e4)
 
 
 def test_a_refusal_of_mass_is_made_under_grad_too():

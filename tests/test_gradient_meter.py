@@ -1,12 +1,15 @@
 """The gradient meter, held to Gaussian gradients, of which everything is known."""
 
+import itertools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vi.diagnostics import gradient_meter
-from vi.diagnostics._gradient_moments import GROUPS
+from vi.diagnostics._gradient_moments import GROUPS, jackknife, merged
 
 NUM_BLOCKS, SIZE = 24, 3
 MEANS = 0.2 * jnp.sin(1.0 + jnp.arange(NUM_BLOCKS * SIZE)).reshape(NUM_BLOCKS, SIZE)
@@ -93,6 +96,36 @@ def test_the_squared_norm_is_debiased(meter):
     assert abs(noise.signal[0].sum()) < 5 * stderr
     assert size / 400 > 5 * stderr  # so that a norm left biased would fail
     assert "below noise" in str(noise)
+    (value,), (error,) = (table[0] for table in noise.signal)
+    assert f"< {np.sqrt(max(value, 0.0) + 2 * error):.2g} " in str(noise)
+
+
+def test_below_the_noise_the_error_of_the_signal_is_too_large_by_a_known_factor():
+    """A sum over pairs of replicates, of variance ``2 s^4 / (R (R - 1))`` where the mean is 0.
+
+    Without group g it lacks the pairs that touch g: with n = R - m left of R = 20 m, the jackknife
+    finds ``19^2 / 20 (4 m R - 6 m^2 - 2 m) / (n (n - 1))^2`` instead, about twice as much.
+    """
+    num_blocks, size, m = 300, 30, 20
+    R = GROUPS * m
+    each = np.random.default_rng(3).normal(size=(num_blocks, GROUPS, m, size))
+    means, counts = each.mean(2), np.full(GROUPS, m)
+    norms = np.sqrt(np.square(each - means[:, :, None]).sum(2))
+    sums = [merged(counts, *of_block)[2] for of_block in zip(means, norms, strict=True)]
+    left = R - np.concatenate([[0], counts])
+    signal = np.stack([of.squared_mean - of.variance / left for of in sums])
+    exact = size * 2 / (R * (R - 1))
+    n = R - m
+    reported = size * 19**2 / 20 * (4 * m * R - 6 * m**2 - 2 * m) / (n * (n - 1)) ** 2
+
+    def z_of_mean(squares, expected):
+        return (squares.mean() - expected) / (squares.std(ddof=1) / num_blocks**0.5)
+
+    assert abs(z_of_mean(np.square(signal[:, 0]), exact)) < 5
+    found = np.square(jackknife(signal))
+    assert abs(z_of_mean(found, reported)) < 5
+    assert z_of_mean(found, exact) > 5
+    assert abs(reported / exact - 2) < 0.1
 
 
 def test_another_estimators_mean_serves_as_the_signal(meter):
@@ -123,7 +156,7 @@ def test_estimators_see_the_same_keys(meter):
         "other": lambda params, key: gaussian()(params, jax.random.fold_in(key, 1)),
     }
     again = gradient_meter(KEY, losses, PARAMS, num_replicates=40, num_timings=0)
-    for table in again.sums:
+    for table in again.sums[:3]:  # the fourth is a count
         np.testing.assert_array_equal(table[0], table[1])
         assert (table[0] != table[2]).all()
     np.testing.assert_array_equal(again.relative_variance[0][1], 1.0)
@@ -207,18 +240,30 @@ def test_blocks_are_the_top_level_or_what_the_user_says():
     assert jnp.shape(one.mean["g"]) == (2,)
 
 
-def test_efficiency_is_precision_per_second():
-    matrix = jnp.eye(300)
+def test_efficiency_is_precision_per_second(monkeypatch):
+    """On a clock that moves only while a result is waited for: 1, 4 and 1/2 s, with an outlier.
 
-    def slow(params, key):
-        work = jax.lax.fori_loop(0, 60, lambda _, m: m @ matrix, matrix + params[0][0])
-        return gaussian()(params, key) + 0 * work[0, 0]
+    The first call, which compiles, takes 100 s more, and waiting for a key 1000 s.
+    """
+    clock, calls, ready = [0.0], itertools.count(), jax.block_until_ready
 
-    losses = {"plain": gaussian(), "slow": slow, "quiet": gaussian(0.1)}
+    def wait(result):
+        if isinstance(result, tuple):  # the value and gradient of the losses in turn
+            turn, i = divmod(next(calls), 3)
+            clock[0] += [1.0, 4.0, 0.5][i] + {0: 100.0, 3: 50.0}.get(turn, 0.0)
+        else:
+            clock[0] += 1000.0
+        return ready(result)
+
+    fake = types.SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr("vi.diagnostics._gradient_meter.time", fake)
+    monkeypatch.setattr(jax, "block_until_ready", wait)
+    losses = {"plain": gaussian(), "slow": gaussian(), "quiet": gaussian(0.1)}
     meter = gradient_meter(KEY, losses, PARAMS, num_replicates=20, num_timings=7)
+    assert next(calls) == 3 * 8
     assert meter.timings.shape == (3, 7)
-    plain, slow_seconds, _ = meter.seconds
-    assert slow_seconds > 2 * plain
+    np.testing.assert_array_equal(meter.seconds, [1.0, 4.0, 0.5])
+    assert meter.timings.max() == 54.0
     expected = 1 / (meter.total_variance[0] * np.median(meter.timings, axis=1)[:, None])
     np.testing.assert_allclose(meter.efficiency, expected, rtol=1e-6)
     np.testing.assert_allclose(meter.relative_efficiency, expected / expected[0], rtol=1e-6)
@@ -255,6 +300,44 @@ def test_half_precision_is_measured_in_float32():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(meter.variance))
     each = gradients_of(40)
     np.testing.assert_allclose(np.stack(meter.variance["g"]), each.var(0, ddof=1), rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e20])
+def test_gradients_whose_squares_float32_cannot_hold(scale):
+    def meter(scale):
+        def loss(params, key):
+            return gaussian()([scale * leaf for leaf in params], key)
+
+        options = {"num_replicates": 60, "batch_size": 2, "num_timings": 0}  # groups of 2 + 1
+        return gradient_meter(KEY, {"g": loss}, PARAMS, **options).arrays()
+
+    expected, found = meter(1.0), meter(scale)
+    for name, power in {"total_variance": 2, "signal": 2, "snr": 0, "entry_snr": 0}.items():
+        for table in (name, f"{name}_stderr"):
+            got = found[table] / scale**power
+            np.testing.assert_allclose(got, expected[table], rtol=1e-3, atol=1e-5)
+
+
+def test_the_snr_of_entries_is_that_of_those_that_vary():
+    """A linear loss has a constant gradient in the bias of its output."""
+
+    def loss(params, key):
+        noise = jax.random.normal(key, (3,))
+        return params["net"]["w"] @ (1 + noise) + params["net"]["b"].sum() + params["free"].sum()
+
+    def measure(bias, free):
+        params = {"net": {"w": jnp.zeros(3), "b": jnp.zeros(bias)}, "free": jnp.zeros(free)}
+        return gradient_meter(KEY, {"g": loss}, params, num_replicates=60, num_timings=0)
+
+    meter, weights_alone = measure(2, 2), measure(0, 0)
+    assert meter.blocks == ("free", "net")
+    assert np.isnan(meter.entry_snr[0][0, 0])
+    assert weights_alone.blocks == ("net",)  # no entry, no block
+    assert weights_alone.sizes.tolist() == [3]
+    assert jnp.shape(weights_alone.mean["g"]["free"]) == (0,)
+    for found, expected in zip(meter.entry_snr, weights_alone.entry_snr, strict=True):
+        assert np.isfinite(expected).all()
+        np.testing.assert_array_equal(found[:, 1:], expected)
 
 
 def test_what_never_varies_is_said_so():
@@ -294,13 +377,18 @@ W = {"w": jnp.zeros(2)}
     ("arguments", "message"),
     [
         ({"losses": {}}, r"losses must hold at least one \(got none\); pass"),
+        ({"losses": [one]}, r"losses must map names to functions \(got list\); pass"),
+        ({"losses": {"a": 3}}, r"losses\['a'\] must be a function \(got 3\); pass"),
+        ({"block_of": len}, r"block_of must return a string \(got 1 for params\['w'\]\); return"),
+        ({"block_of": "w"}, r"block_of must be a function of a path \(got 'w'\); return"),
+        ({"params": {"w": jnp.zeros(0)}}, r"params must hold something .* \(got no entry\)"),
         ({"num_replicates": 19}, r"num_replicates must be an integer of at least 20 \(got 19\)"),
         ({"num_replicates": 30.0}, "num_replicates must be an integer"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"num_timings": -1}, "num_timings must be an integer of at least 0"),
         ({"key": jnp.zeros(2, jnp.uint32)}, "key must be a typed PRNG key"),
         ({"key": jax.random.split(jax.random.key(0))}, "key must be a single key"),
-        ({"params": {}}, r"params must hold something to differentiate by \(got no array\)"),
+        ({"params": {}}, r"params must hold something to differentiate by \(got no entry\)"),
         ({"params": {"w": jnp.arange(2)}}, r"params\['w'\] must be a floating array \(got int32"),
         (
             {"losses": {"vector": lambda p, key: p["w"]}},
@@ -317,3 +405,14 @@ def test_bad_input_is_refused(arguments, message):
     held = {"key": KEY, "losses": {"one": one}, "params": W, "num_replicates": 20} | arguments
     with pytest.raises(ValueError, match=f"^gradient_meter: .*{message}"):
         gradient_meter(held.pop("key"), held.pop("losses"), held.pop("params"), **held)
+
+
+def test_traced_arguments_are_refused():
+    def measure(key, params):
+        return gradient_meter(key, {"one": one}, params, num_replicates=20).seconds
+
+    message = r"^gradient_meter: key and params must be concrete \(got a traced value\); .* jit"
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda params: measure(KEY, params))(W)
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda key: measure(key, W))(KEY)

@@ -308,7 +308,7 @@ def test_a_wrapper_inherits_the_declaration_but_not_the_derivatives():
     chex.assert_trees_all_close(vi.bounds.first_derivative(tempered, log_w), generic, rtol=1e-5)
     for wrap in (functools.partial, jax.jit, lambda f: functools.wraps(f)(lambda w: f(w))):
         with pytest.raises(ValueError, match="dreg: bound must be smooth"):
-            dreg(wrap(vr_max))
+            dreg(wrap(vi.bounds.vr_max))
 
 
 def test_objectives_print_as_they_are_written():

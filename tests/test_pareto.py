@@ -1,5 +1,7 @@
 """Pareto smoothing, held to ArviZ's float64 and to tails whose shape is known."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,10 +75,14 @@ def test_it_agrees_with_arviz_in_float32(num_samples, seed):
     assert (np.abs(no_prior - k) > 1e-3).all(), "a fit without its prior passes"
 
 
-def test_it_agrees_with_arviz_in_float64(x64):
-    log_w = columns(900, np.float64)
+def test_it_agrees_with_arviz_in_float64_where_both_round_the_tail_down(x64, monkeypatch):
+    """At K = 1000 the tail has 94.9: 95 weights in the paper and here, 94 in ArviZ."""
+    log_w = columns(1000, np.float64)
     log_smoothed, k = by_arviz(log_w)
-    got = smooth(log_w)
+    assert (np.abs(jax.jit(pareto_k)(log_w) - k) > 1e-3).all(), "the rounding does not show"
+    floor = lambda num_samples: min(num_samples // 5, math.isqrt(9 * num_samples))  # noqa: E731
+    monkeypatch.setattr("vi.diagnostics._pareto._tail_length", floor)
+    got = jax.jit(lambda log_w: pareto_smoothed(log_w))(log_w)
     np.testing.assert_allclose(got.pareto_k, k, rtol=1e-11, atol=1e-11)
     expected = normalised(log_smoothed.T)
     np.testing.assert_allclose(normalised(got.log_weights), expected, rtol=1e-10, atol=1e-10)
@@ -114,20 +120,18 @@ TAILS = [(2, 0.6), (2, 0.8), (1, 0.7), (10, 0.9), (2, 1.5), (4, 1.5), (10, 1.5)]
 
 @pytest.fixture(scope="module")
 def replicates():
-    """k-hat ``[R = 40]`` of each tail at each K."""
+    """k-hat ``[R = 40]`` of each tail at each K; ``|z|^2 / (2 s^2)`` has a gamma law."""
+    random, fit = np.random.default_rng(7), jax.jit(pareto_k)
 
-    def fit(key, num_samples):
-        log_w, keys = [], jax.random.split(key, len(TAILS))
-        for (dimension, scale), key_of_tail in zip(TAILS, keys, strict=True):
-            noise = jax.random.normal(key_of_tail, (num_samples, 40, dimension))
-            log_w += [log_ratio(0.5 * jnp.square(noise).sum(-1), scale)]
-        return pareto_k(jnp.stack(log_w, axis=1))
+    def log_w(num_samples):
+        draws = [random.gamma(dimension / 2, size=(num_samples, 40)) for dimension, _ in TAILS]
+        of_tail = [log_ratio(e, scale) for e, (_, scale) in zip(draws, TAILS, strict=True)]
+        return np.stack(of_tail, axis=1).astype(np.float32)
 
-    fit = jax.jit(fit, static_argnums=1)
     return {
         (tail, num_samples): np.asarray(k, np.float64)
         for num_samples in (100, 1000, 10_000)
-        for tail, k in zip(TAILS, fit(jax.random.key(7), num_samples), strict=True)
+        for tail, k in zip(TAILS, fit(log_w(num_samples)), strict=True)
     }
 
 
@@ -276,11 +280,12 @@ def test_jit_batch_and_dtype():
     log_w = jax.random.normal(jax.random.key(0), (60, 2, 3))
     with jax.numpy_rank_promotion("raise"):
         whole = smooth(log_w)
-        eager = pareto_smoothed(log_w)
+        eager = pareto_smoothed(log_w[:, 0, 0])
         axes = ParetoSmoothed(1, 0)
         each = jax.jit(jax.vmap(jax.vmap(pareto_smoothed, 1, axes), 1, axes))(log_w)
-    for other in (eager, each):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, other)
+    for got, one, expected in zip(each, eager, whole, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+        np.testing.assert_allclose(one, expected[..., 0, 0], atol=1e-5)
     np.testing.assert_allclose(jax.jit(pareto_k)(log_w), whole.pareto_k, atol=1e-5)
     assert elbo(whole.log_weights).shape == (2, 3)
     assert jax.eval_shape(pareto_k, log_w.astype(jnp.bfloat16)).dtype == jnp.float32
@@ -303,5 +308,5 @@ def test_the_tail_has_the_length_of_the_paper():
 )
 @pytest.mark.parametrize("function", [pareto_k, pareto_smoothed])
 def test_bad_input_is_refused(function, log_w, message):
-    with pytest.raises(ValueError, match=f"{function.__name__}: .*{message}|{message}"):
+    with pytest.raises(ValueError, match=f"^{function.__name__}: .*{message}"):
         function(log_w)

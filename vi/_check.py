@@ -54,7 +54,7 @@ def require_bound(where: str, bound: Any, name: str = "bound") -> None:
     if getattr(bound, "is_factory", False):
         got, remedy = f"the factory {bound.__name__}", f"call it: vi.bounds.{bound.is_factory}"
         raise refusal(where, name, "be a function of log_w", got, remedy)
-    if not callable(bound) or hasattr(bound, "evaluate"):
+    if not callable(bound) or hasattr(bound, "bound"):
         remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
         raise refusal(where, name, "be a function of log_w", repr(bound), remedy)
 

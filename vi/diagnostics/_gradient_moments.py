@@ -15,26 +15,29 @@ GROUPS = 20
 
 
 class Moments(NamedTuple):
-    """Of the gradients seen: how many, their mean, and summed squared deviations from it.
+    """Of the gradients seen: how many, their mean, and the norm of the deviations from it.
 
     A gradient is a vector here, its leaves one after the other, so that compiled programs are
-    small.
+    small. The norm, entry by entry, is the root of the summed squares: no square is held, so that
+    gradients of 1e-24 or 1e20 neither vanish nor overflow in float32.
     """
 
     count: Float[Array, ""]
     mean: Float[Array, "P"]
-    squares: Float[Array, "P"]
+    norm: Float[Array, "P"]
 
 
 class Sums(NamedTuple):
     """Sums over the entries of a block, first of all replicates, then without each group in turn.
 
-    Each is ``[..., 1 + GROUPS]``: of squared means, of variances, of ``|mean| / sd``.
+    Each is ``[..., 1 + GROUPS]``: of squared means, of variances, of ``|mean| / sd`` over the
+    entries that vary, and of how many these are.
     """
 
     squared_mean: np.ndarray
     variance: np.ndarray
     entry_snr: np.ndarray
+    varying: np.ndarray
 
 
 def group_moments(
@@ -70,56 +73,64 @@ def _of_batch(gradients: Float[Array, "S P"], valid: Array) -> Moments:
     count = valid.sum().astype(gradients.dtype)
     deviation = jnp.where(valid[:, None], gradients - gradients[0], 0)
     mean = deviation.sum(0) / count
-    squares = jnp.where(valid[:, None], jnp.square(deviation - mean), 0).sum(0)
-    return Moments(count, gradients[0] + mean, squares)
+    away = jnp.where(valid[:, None], deviation - mean, 0)
+    largest = jnp.abs(away).max(0)
+    scaled = away / jnp.where(largest == 0, 1, largest)
+    return Moments(count, gradients[0] + mean, largest * jnp.sqrt(jnp.square(scaled).sum(0)))
 
 
 def _merge(one: Moments, other: Moments) -> Moments:
     count = one.count + other.count
     share, delta = other.count / count, other.mean - one.mean
-    return Moments(
-        count,
-        one.mean + delta * share,
-        one.squares + other.squares + jnp.square(delta) * (one.count * share),
-    )
+    between = delta * jnp.sqrt(one.count * share)
+    norm = jnp.hypot(jnp.hypot(one.norm, other.norm), between)
+    return Moments(count, one.mean + delta * share, norm)
 
 
 def merged(
-    counts: np.ndarray, means: Sequence[np.ndarray], squares: Sequence[np.ndarray]
+    counts: np.ndarray, means: Sequence[np.ndarray], norms: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, Sums]:
     """Mean and variance of a leaf over all groups, and its ``Sums``; in float64.
+
+    One group at a time is in float64, and of the tables without a group only the sums are kept.
 
     Args:
         counts: ``[GROUPS]``, replicates in each.
         means: ``[GROUPS, P]``.
-        squares: ``[GROUPS, P]``, sums of squared deviations from the group's mean.
+        norms: ``[GROUPS, P]``, norms of the deviations from the group's mean.
 
     Returns:
         The mean ``[P]``, the unbiased variance ``[P]``, and ``Sums`` of ``[1 + GROUPS]``.
     """
     # Deviations from the first group's mean: their squares lose nothing where sd << mean.
     origin = np.asarray(means[0], np.float64)
-    first = [n * (np.asarray(m, np.float64) - origin) for n, m in zip(counts, means, strict=True)]
-    second = [
-        np.asarray(s, np.float64) + f**2 / n for n, f, s in zip(counts, first, squares, strict=True)
-    ]
-    all_first, all_second = sum(first), sum(second)
 
-    def without(group):
-        n, one, two = counts.sum(), all_first, all_second
-        if group is not None:
-            n, one, two = n - counts[group], one - first[group], two - second[group]
+    def of_group(group):
+        one = counts[group] * (means[group] - origin)
+        return one, np.square(norms[group], dtype=np.float64) + one**2 / counts[group]
+
+    all_first, all_second = np.zeros_like(origin), np.zeros_like(origin)
+    for group in range(len(counts)):
+        one, two = of_group(group)
+        all_first += one
+        all_second += two
+
+    def moments(n, one, two):
         return origin + one / n, np.maximum(two - one**2 / n, 0.0) / (n - 1)
 
-    mean, variance = without(None)
-    held = [(mean, variance), *map(without, range(len(counts)))]
-    return mean, variance, Sums(*np.array([_sums(*pair) for pair in held]).T)
+    def without(group):
+        one, two = of_group(group)
+        return moments(counts.sum() - counts[group], all_first - one, all_second - two)
+
+    mean, variance = moments(counts.sum(), all_first, all_second)
+    held = [_sums(mean, variance), *(_sums(*without(group)) for group in range(len(counts)))]
+    return mean, variance, Sums(*np.array(held).T)
 
 
-def _sums(mean: np.ndarray, variance: np.ndarray) -> tuple[float, float, float]:
-    with np.errstate(divide="ignore"):
-        ratio = np.abs(mean) / np.sqrt(np.where(mean == 0, 1.0, variance))
-    return np.square(mean).sum(), variance.sum(), ratio.sum()
+def _sums(mean: np.ndarray, variance: np.ndarray) -> tuple[float, float, float, int]:
+    varies = variance > 0
+    ratio = np.abs(mean[varies]) / np.sqrt(variance[varies])
+    return np.square(mean).sum(), variance.sum(), ratio.sum(), varies.sum()
 
 
 def jackknife(values: np.ndarray) -> np.ndarray:

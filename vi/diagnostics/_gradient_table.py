@@ -22,11 +22,13 @@ class GradientMeter:
 
     Attributes:
         names: The E estimators; efficiency is relative to the first.
-        blocks: The G blocks of parameters.
+        blocks: The G blocks of parameters, without those that have no entry.
         sizes: ``[G]``, the entries of each block.
         num_replicates: R, the gradients measured of each estimator.
         mean: By estimator, the mean gradient: a pytree like the parameters.
-        variance: By estimator, the unbiased variance of each entry, likewise.
+        variance: By estimator, the unbiased variance of each entry, likewise; it is in the dtype of
+            the gradients, float32 mostly, where (1e-24)^2 is 0 and (1e20)^2 is inf. The tables are
+            in float64.
         timings: ``[E, T]``, seconds of each timed call.
         sums: What the tables below are made of; each ``[E, G, 1 + 20]``.
         counts: ``[1 + 20]``, the replicates behind them: all, then all but each group.
@@ -44,7 +46,10 @@ class GradientMeter:
 
     @property
     def signal(self) -> tuple[Table, Table]:
-        """``|E g|^2 - tr Var g / R``, unbiased for the squared norm of the mean; and its error."""
+        """``|E g|^2 - tr Var g / R``, unbiased for the squared norm of the mean; and its error.
+
+        Below the noise the jackknife's error is too large: by ``sqrt(2)`` where the mean is 0.
+        """
         return _with_stderr(self._signal())
 
     @property
@@ -72,10 +77,10 @@ class GradientMeter:
     def entry_snr(self) -> tuple[Table, Table]:
         """The mean of ``|E g_i| / sd g_i`` over a block's entries, and its standard error.
 
-        Rainforth et al. (2018) show this, of single entries. An entry that is always 0 counts as 0;
-        where there is no signal it is not 0 but about ``0.8 / sqrt(R)``.
+        Rainforth et al. (2018) show this, of single entries. Entries that never vary are left out,
+        and where none does it is NaN; where there is no signal it is about ``0.8 / sqrt(R)``.
         """
-        return _with_stderr(self.sums.entry_snr / self.sizes[:, None])
+        return _with_stderr(_ratio(self.sums.entry_snr, self.sums.varying))
 
     @property
     def seconds(self) -> Float[np.ndarray, "E"]:

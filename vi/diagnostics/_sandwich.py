@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 from vi._check import refusal, require_count, require_key
 from vi.bounds import elbo, eubo, iwae
 from vi.diagnostics._pareto import pareto_k
-from vi.diagnostics._weights import effective_sample_size, sample_size, sum_weights
+from vi.diagnostics._weights import effective_sample_size
 from vi.types import Key, Latent, LogDensity, Variational, log_weights
 
 _LEAST_SAMPLES = 21
-_TRUSTED = 0.7
 
 
 class Sandwich(NamedTuple):
@@ -28,11 +27,14 @@ class Sandwich(NamedTuple):
         elbo_stderr: Its standard error.
         iwae: The importance-weighted bound at this K. Its mean is below log p(x), at least the
             ELBO, and rises with K.
-        iwae_stderr: Its standard error; means something where the weights have a variance.
-        upper: An *estimate* of the evidence upper bound, biased low at finite K; see ``sandwich``.
-        upper_stderr: Its standard error, too small where ``pareto_k`` nears 0.7.
+        iwae_stderr: Its standard error; not reliable where ``pareto_k`` is not below its threshold.
+        upper_estimate: An *estimate* of the evidence upper bound, biased low at finite K; see
+            ``sandwich``.
+        upper_estimate_stderr: Its standard error, too small where ``pareto_k`` nears its threshold.
         effective_sample_size: Of the K samples.
-        pareto_k: The shape of the weights' tail; from 0.7 on ``upper`` says nothing.
+        pareto_k: The shape of the weights' tail.
+        pareto_threshold: ``min(1 - 1 / log10(K), 0.7)``: where ``pareto_k`` is not below it,
+            ``upper_estimate`` says nothing.
         upper_bound: From draws of the exact posterior, its mean above log p(x); None without them.
         upper_bound_stderr: Its standard error; means something where ``1 / w`` has a variance under
             the posterior.
@@ -42,39 +44,31 @@ class Sandwich(NamedTuple):
     elbo_stderr: Float[Array, "*batch"]
     iwae: Float[Array, "*batch"]
     iwae_stderr: Float[Array, "*batch"]
-    upper: Float[Array, "*batch"]
-    upper_stderr: Float[Array, "*batch"]
+    upper_estimate: Float[Array, "*batch"]
+    upper_estimate_stderr: Float[Array, "*batch"]
     effective_sample_size: Float[Array, "*batch"]
     pareto_k: Float[Array, "*batch"]
+    pareto_threshold: Float[Array, "*batch"]
     upper_bound: Float[Array, "*batch"] | None = None
     upper_bound_stderr: Float[Array, "*batch"] | None = None
 
     def __str__(self) -> str:
         """A table: one datum's figures, or means over the data and the worst of the diagnostics.
 
-        The upper estimate appears for data with k-hat below 0.7 alone.
+        The upper estimate appears for data with k-hat below the threshold alone. Data with a NaN
+        are counted and left out.
         """
         if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self)):
             return repr(self)
         host = jax.tree.map(lambda figure: np.ravel(figure).astype(float), self)
-        num_data, trusted = host.pareto_k.size, host.pareto_k < _TRUSTED
-        rows = [_row("elbo", host.elbo, host.elbo_stderr)]
-        rows += [_row("iwae", host.iwae, host.iwae_stderr)]
-        if trusted.any():
-            note = "biased low"
-            if not trusted.all():
-                note += f"; over {trusted.sum()} of {num_data} data, those with k-hat < {_TRUSTED}"
-                note += f", where iwae is {host.iwae[trusted].mean():.4f}"
-            rows += [_row("upper estimate", host.upper[trusted], host.upper_stderr[trusted], note)]
-        else:
-            rows += [f"  {'upper estimate':<18}not shown: k-hat >= {_TRUSTED}"]
-        if host.upper_bound is not None:
-            rows += [_row("upper bound", host.upper_bound, host.upper_bound_stderr)]
-        least, largest = ("  the least", "  the largest") if num_data > 1 else ("", "")
-        rows += [f"  {'effective samples':<18}{host.effective_sample_size.min():>12.1f}{least}"]
-        rows += [f"  {'k-hat':<18}{host.pareto_k.max():>12.2f}{largest}"]
-        title = f"sandwich: mean of {num_data} data" if num_data > 1 else "sandwich"
-        return "\n".join([f"{title:<28}nats{'stderr':>10}", *rows])
+        valid = ~np.isnan(jax.tree.leaves(host)).any(0)
+        title = f"sandwich: mean of {valid.sum()} data" if valid.size > 1 else "sandwich"
+        title = f"{title:<28}nats{'stderr':>10}"
+        if not valid.all():
+            title += f"  {valid.size - valid.sum()} of {valid.size} data NaN, left out"
+        if not valid.any():
+            return title
+        return "\n".join([title, *_rows(jax.tree.map(lambda figure: figure[valid], host))])
 
 
 def sandwich(
@@ -85,7 +79,7 @@ def sandwich(
     *,
     posterior_draws: Latent | None = None,
 ) -> Sandwich:
-    r"""Enclose log p(x) between bounds, with standard errors and a verdict on the weights.
+    r"""Estimate log p(x) from below and, with exact posterior draws, bound it from above.
 
     .. math:: \tfrac1K \sum_k \log w_k \;\le\; \log \tfrac1K \sum_k w_k
               \;\le\; \sum_k v_k \log w_k, \qquad v_k = \frac{w_k}{\sum_j w_j}.
@@ -94,9 +88,10 @@ def sandwich(
     weights. The last estimates the evidence upper bound,
     :math:`\mathbb{E}_{p(z|x)} \log w = \log p(x) + \mathrm{KL}(p(z|x) \,\|\, q)`. It is *not* a
     bound: its mean approaches that from below as K grows, and where q misses a mode all three sit
-    below log p(x), whatever the diagnostics. It takes the weights as they are: Pareto-smoothed ones
-    give less noise, no better intervals and, at k-hat of 0.5 and K = 1000, two to three times the
-    bias, on the side that flatters q.
+    below log p(x), whatever the diagnostics. It says something where k-hat is below
+    :math:`\min(1 - 1 / \log_{10} K, 0.7)`, which is 0.24 at K = 21 and 0.5 at 100. It takes the
+    weights as they are: Pareto-smoothed ones give less noise, no better intervals and, at k-hat of
+    0.5 and K = 1000, two to three times the bias, on the side that flatters q.
 
     A true upper bound needs draws from the exact posterior, which simulated data have and real data
     do not: with :math:`z_m \sim p(z|x)`, by Jensen's inequality, for every M,
@@ -107,8 +102,8 @@ def sandwich(
     direction: elsewhere ``1 / w`` is unbounded, its sum noisy, and its variance may not exist.
 
     Standard errors are those of the mean, of the log of a mean and of a ratio of means, the latter
-    two to first order in 1 / K: for ``upper`` the root of
-    :math:`\sum_k v_k^2 (\log w_k - \mathrm{upper})^2`.
+    two to first order in 1 / K: for the upper estimate :math:`u` the root of
+    :math:`\sum_k v_k^2 (\log w_k - u)^2`.
 
     Draws come from one call of ``q.sample``; all K log-weights are held, as their tail is fitted.
     Gradients are stopped. ``jit`` (``num_samples`` static) and ``vmap`` apply.
@@ -143,7 +138,7 @@ def sandwich(
           upper estimate         -2.2237    0.0109  biased low
           upper bound            -2.2584    0.0093
           effective samples        916.8
-          k-hat                     0.20
+          k-hat                     0.20  trusted below 0.67
 
     References:
         Burda, Grosse and Salakhutdinov (2016), for the importance-weighted bound; Grosse,
@@ -174,6 +169,7 @@ def sandwich(
         *_upper(log_w),
         effective_sample_size(log_w),
         pareto_k(log_w),
+        jnp.full_like(low, min(1 - 1 / np.log10(num_samples), 0.7)),
         bound,
         bound_error,
     )
@@ -181,13 +177,17 @@ def sandwich(
 
 def _log_mean(log_w):
     """The log of the mean weight, and its standard error by the delta method."""
-    num_samples, size = len(log_w), sample_size(sum_weights(log_w))
-    value = iwae(log_w)
+    num_samples, value = len(log_w), iwae(log_w)
     if num_samples == 1:
         return value, jnp.full_like(value, jnp.inf)
-    relative_variance = jnp.maximum(num_samples / size - 1, 0.0)
-    stderr = jnp.sqrt(relative_variance / (num_samples - 1))
-    return value, jnp.where(jnp.isfinite(value), stderr, jnp.inf)
+    log_max = log_w.max(0)
+    log_unit = log_w - jnp.where(log_max == -jnp.inf, 0.0, log_max)[None]
+    away = jnp.expm1(log_unit)  # w - 1, centred: nearly equal weights lose no digits
+    spread = jnp.sqrt(jnp.square(away - away.mean(0)[None]).sum(0))
+    total = jnp.exp(log_unit).sum(0)
+    finite = jnp.isfinite(value)
+    stderr = spread / jnp.where(finite, total, 1.0) * (num_samples / (num_samples - 1)) ** 0.5
+    return value, jnp.where(finite, stderr, jnp.inf)
 
 
 def _upper(log_w):
@@ -198,6 +198,32 @@ def _upper(log_w):
     away = jnp.where(weight == 0, 0.0, log_w - upper[None])
     stderr = jnp.sqrt(jnp.square(weight * jnp.where(empty[None], 0.0, away)).sum(0))
     return upper, jnp.where(empty, jnp.inf, stderr)
+
+
+def _rows(host):
+    """The lines of the table but the first, of figures ``[data]`` on the host."""
+    num_data, trusted = host.pareto_k.size, host.pareto_k < host.pareto_threshold
+    threshold = f"{host.pareto_threshold.min():.2f}"
+    caution = "" if trusted.all() else f"stderr not reliable: k-hat >= {threshold}"
+    if trusted.any() and caution:
+        caution += f" in {num_data - trusted.sum()} of {num_data} data"
+    rows = [_row("elbo", host.elbo, host.elbo_stderr)]
+    rows += [_row("iwae", host.iwae, host.iwae_stderr, caution)]
+    if trusted.any():
+        note = "biased low"
+        if caution:
+            note += f"; over {trusted.sum()} of {num_data} data, those with k-hat < {threshold}"
+            note += f", where iwae is {host.iwae[trusted].mean():.4f}"
+        estimate, error = host.upper_estimate[trusted], host.upper_estimate_stderr[trusted]
+        rows += [_row("upper estimate", estimate, error, note)]
+    else:
+        rows += [f"  {'upper estimate':<18}not shown: k-hat >= {threshold}"]
+    if host.upper_bound is not None:
+        rows += [_row("upper bound", host.upper_bound, host.upper_bound_stderr)]
+    least, largest = ("  the least", "  the largest; ") if num_data > 1 else ("", "  ")
+    rows += [f"  {'effective samples':<18}{host.effective_sample_size.min():>12.1f}{least}"]
+    largest += f"trusted below {threshold}"
+    return [*rows, f"  {'k-hat':<18}{host.pareto_k.max():>12.2f}{largest}"]
 
 
 def _row(name, value, stderr, note=""):

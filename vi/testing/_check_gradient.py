@@ -14,7 +14,7 @@ from vi.testing._report import Check, GradientReport
 from vi.types import Key, LogDensity, Variational
 
 _NUM_STANDARD_ERRORS = 5
-_BLOCK = 128  # gradients in memory at once
+_NUM_ROUNDINGS = 64  # what a gradient of zero may be, in units of rounding
 
 
 def check_gradient(
@@ -27,6 +27,7 @@ def check_gradient(
     num_samples: int,
     num_replicates: int,
     truth: PyTree[Array],
+    batch_size: int = 128,
 ) -> GradientReport:
     r"""Check that the gradient of an objective has the mean it should have, entry by entry.
 
@@ -35,18 +36,23 @@ def check_gradient(
               \mathrm{objective}(\mathrm{key}_s, q_\theta, \log p_\theta, K), \qquad
               \mathrm{se}^2 = \frac{1}{S (S - 1)} \sum_s (g_s - \bar g)^2.
 
-    An entry fails where ``abs(z) > 5``, or is not a number. The check serves any function with the
-    signature of an objective: ``vi.gradients``' and those written by hand.
+    An entry fails where :math:`|\bar g - g|` is above :math:`\sqrt{(5\,\mathrm{se})^2 + r^2}`, or
+    is not a number; r is what rounding may do. The check serves any function with the signature of
+    an objective: ``vi.gradients``' and those written by hand.
 
     A z-score can be trusted where the gradient has a fourth moment, so that the standard error is
     known from its replicates: with heavy-tailed weights (q narrower than the posterior, cubo) a
     right estimator fails. P entries raise a false alarm with a chance of about P times 6e-7, some
-    four times that at 100 replicates. A pass says that the bias is below about 5 standard errors:
-    read ``stderr`` beside ``truth``.
+    four times that at 100 replicates. A bias of 5 standard errors passes half the time; one of 10
+    is found: read ``stderr`` beside ``truth``.
 
-    Rounding counts as one more error, of ``sqrt(eps) (1 + abs(truth)) / 5`` (7e-5 in float32), so
-    that an entry without spread (``dreg`` at the exact posterior) is compared to rounding. A
-    gradient as small as that is not told from zero: rescale the parameters, or use float64.
+    .. math:: r = \sqrt{\epsilon} \max_{\text{leaf}} |g|
+                  + 64\,\epsilon \max\bigl(1, \max_{\text{all leaves}} |g|\bigr)
+
+    is all that judges an entry without spread (``dreg`` at the exact posterior), epsilon being that
+    of the leaf's dtype. In float32 that is 3.5e-4 of the largest entry of the leaf, and 8e-6 where
+    the truth is zero: a gradient as small is not told from zero, so rescale the parameters or use
+    float64. Half precision tells 3% (float16) or 9% (bfloat16) of the largest entry, no less.
 
     On the way it checks what an objective owes (the shape ``[*batch]``), and what the densities owe
     it: entry k of ``log_joint`` and of ``q.log_prob`` depends on ``z_k`` alone, found out by
@@ -59,12 +65,13 @@ def check_gradient(
         log_joint: ``params -> (z -> log p(x, z))``.
         key: One typed PRNG key; consumed.
         num_samples: ``K``, draws per value.
-        num_replicates: ``S``, at least 100; they run 128 at a time, compiled.
+        num_replicates: ``S``, at least 100; compiled.
         truth: The exact gradient, a pytree like ``params``: of the objective's mean, summed over
             the batch. ``jax.grad`` of ``enumerated``, of ``quadrature`` or of a closed form such as
             ``LinearGaussian.elbo`` gives it. It is the gradient and not a function to be
             differentiated, since some estimators (wake-phase) follow the gradient of something
             other than their value.
+        batch_size: Replicates in memory at once.
 
     Returns:
         A ``GradientReport``: ``passed``, the names of what ``failed``, the ``checks``, and
@@ -72,8 +79,9 @@ def check_gradient(
 
     Raises:
         ValueError: An argument that is not a function where one is expected, parameters that are
-            not floating, a truth of another structure, a key or a count out of its range, an
-            objective that returns no floating array, densities that are not ``[K, *batch]``.
+            not floating or have no entry, a truth of another structure, a key or a count out of its
+            range, an objective that returns no floating array, densities that are not
+            ``[K, *batch]``.
 
     Examples:
         An ELBO written by hand, which stops the gradient at log q by mistake; where p(x, z) is a
@@ -106,6 +114,7 @@ def check_gradient(
     require_key("check_gradient", key)
     num_samples = require_count("check_gradient", "num_samples", num_samples)
     num_replicates = require_count("check_gradient", "num_replicates", num_replicates, least=100)
+    batch_size = require_count("check_gradient", "batch_size", batch_size)
     params, truth = _require_alike(params, truth)
     if not callable(log_joint(params)):
         got, remedy = type(log_joint(params)).__name__, "return z -> log p(x, z)"
@@ -119,12 +128,12 @@ def check_gradient(
 
     checks.insert(0, _check_value(jax.eval_shape(value, params, key), batch))
     gradient = jax.grad(lambda params, key: value(params, key).sum())
-    size = min(num_replicates, _BLOCK)
+    size = min(num_replicates, batch_size)
     num_blocks = -(-num_replicates // size)
     keys = jax.random.split(key, (num_blocks, size))
     moments = jax.jit(lambda *args: _moments(gradient, num_replicates, *args))
     away, stderr = moments(keys, params, truth)
-    z = jax.tree.map(_score, away, stderr, truth)
+    z = jax.tree.map(_score, away, stderr, _rounding(params, truth))
     mean = jax.tree.map(jnp.add, truth, away)
     leaves = [jax.tree.leaves(tree) for tree in (z, mean, stderr, truth)]
     paths = [f"params{jax.tree_util.keystr(path)}" for path, _ in jax.tree.leaves_with_path(z)]
@@ -146,7 +155,8 @@ def _moments(gradient, num_replicates: int, keys, params, truth):
         asked_for = number < num_replicates
 
         def add(sums, each, truth):
-            away = jnp.where(asked_for.reshape(-1, *(1 for _ in truth.shape)), each - truth, 0)
+            asked = asked_for.reshape(-1, *(1 for _ in truth.shape))
+            away = jnp.where(asked, each.astype(truth.dtype) - truth, 0)
             return sums + jnp.stack([away.sum(0), (away**2).sum(0)])
 
         return jax.tree.map(add, sums, each, truth), None
@@ -162,9 +172,20 @@ def _moments(gradient, num_replicates: int, keys, params, truth):
     return mean, jax.tree.map(stderr, mean, sums)
 
 
-def _score(away, stderr, truth):
-    rounding = jnp.finfo(away.dtype).eps ** 0.5 * (1 + jnp.abs(truth)) / _NUM_STANDARD_ERRORS
-    return away / jnp.hypot(stderr, rounding)
+def _rounding(params, truth):
+    """What rounding may do to the gradient, one number for each leaf."""
+    largest = jax.tree.map(lambda leaf: jnp.abs(leaf).max(initial=0.0), truth)
+    overall = max(1.0, *map(float, jax.tree.leaves(largest)))
+
+    def rounding(param, largest):
+        eps = float(jnp.finfo(param.dtype).eps)
+        return eps**0.5 * largest + _NUM_ROUNDINGS * eps * overall
+
+    return jax.tree.map(rounding, params, largest)
+
+
+def _score(away, stderr, rounding):
+    return away / jnp.hypot(stderr, rounding / _NUM_STANDARD_ERRORS)
 
 
 def _check_value(value, batch) -> Check:
@@ -192,13 +213,17 @@ def _check_leaf(name: str, *leaves) -> Check:
 
 
 def _require_alike(params, truth):
-    """Both as arrays, the truth in the dtypes of the parameters."""
+    """Both as arrays, the truth in the dtypes of the parameters, at least float32."""
     trees = [jax.tree.structure(tree) for tree in (params, truth)]
-    if trees[0] != trees[1] or callable(truth):
+    is_function = any(map(callable, jax.tree.leaves(truth)))
+    if trees[0] != trees[1] or is_function:
         remedy = "give the gradient itself, for instance jax.grad(exact)(params)"
-        got = type(truth).__name__ if callable(truth) else f"{trees[1]} for {trees[0]}"
+        got = "a function" if is_function else f"{trees[1]} for {trees[0]}"
         raise _refusal("truth", "be a pytree like params", got, remedy)
     params = jax.tree.map(jnp.asarray, params)
+    if not sum(leaf.size for leaf in jax.tree.leaves(params)):
+        remedy = "pass what the gradient is taken with respect to"
+        raise _refusal("params", "have at least one entry", trees[0], remedy)
     for path, leaf in jax.tree.leaves_with_path(params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             name = f"params{jax.tree_util.keystr(path)}"
@@ -211,7 +236,7 @@ def _require_alike(params, truth):
             got = f"shape {list(jnp.shape(given))}"
             remedy = "give one number per parameter, summed over the batch"
             raise _refusal(name, f"have the shape {list(leaf.shape)}", got, remedy)
-        return jnp.asarray(given, leaf.dtype)
+        return jnp.asarray(given, jnp.promote_types(leaf.dtype, jnp.float32))
 
     return params, jax.tree.map_with_path(alike, params, truth)
 

@@ -20,9 +20,10 @@ class _Probed(NamedTuple):
 def probe(key, q, log_joint, num_samples: int) -> _Probed:
     """Check ``log_joint`` and ``q.log_prob`` on pairs of draws, and say what the batch is.
 
-    A draw made of the even entries of one and the odd entries of another has the log-densities of
-    each in its place. A tangent in one sample would say the same of smooth densities of a
-    continuous z; this also sees statistics whose gradient is stopped, and a discrete z.
+    A draw made of a random half of the entries of one and the other entries of another has the
+    log-densities of each in its place. Of two draws, the chance that no pair parts them is 1 in 256
+    at most. A tangent in one sample would say the same of smooth densities of a continuous z; this
+    also sees statistics whose gradient is stopped, and a discrete z.
     """
 
     def densities(z):
@@ -31,31 +32,38 @@ def probe(key, q, log_joint, num_samples: int) -> _Probed:
         log_ratio("check_gradient", num_samples, log_p, log_q)
         return {"log_joint": log_p, "q.log_prob": log_q}
 
+    half = jnp.arange(num_samples) % 2 == 0
+
     def pair(keys):
-        both = jax.vmap(lambda key: q.sample(key, (num_samples,)))(keys)
+        from_one = jax.random.permutation(keys[0], half)
+        both = jax.vmap(lambda key: q.sample(key, (num_samples,)))(keys[1:])
+
+        def append_mixed(both):
+            mixed = jnp.where(_column(from_one, both[0]), both[0], both[1])
+            return jnp.concatenate([both, mixed[None]])
+
         # All three at once and not compiled: their arithmetic is the same to the last bit.
-        return jax.vmap(densities)(jax.tree.map(_append_alternate, both))
+        return from_one, jax.vmap(densities)(jax.tree.map(append_mixed, both))
 
-    found = jax.vmap(pair)(jax.random.split(key, (_NUM_PAIRS, 2)))
+    from_one, found = jax.vmap(pair)(jax.random.split(key, (_NUM_PAIRS, 3)))
     batch = found["q.log_prob"].shape[3:]  # [pairs, 3, K, *batch]
-    if num_samples == 1:
-        return _Probed(batch, [Check(name, None, "K = 1: no other draw") for name in found])
-    return _Probed(batch, [_compare(name, value) for name, value in found.items()])
+    return _Probed(batch, [_compare(name, value, from_one) for name, value in found.items()])
 
 
-def _append_alternate(both):
-    even = jnp.arange(both.shape[1]) % 2 == 0
-    mixed = jnp.where(even.reshape(-1, *(1 for _ in both.shape[2:])), both[0], both[1])
-    return jnp.concatenate([both, mixed[None]])
+def _column(flags, leaf):
+    return flags.reshape(*flags.shape, *(1 for _ in leaf.shape[flags.ndim :]))
 
 
-def _compare(name: str, values) -> Check:
+def _compare(name: str, values, from_one) -> Check:
     tolerance = float(jnp.finfo(values.dtype).eps ** 0.75)
     one, other, mixed = (np.asarray(values[:, i], float) for i in range(3))
+    if np.isnan(values).any():
+        return Check(name, False, "NaN at a draw of q")
+    if one.shape[1] == 1:
+        return Check(name, None, "K = 1: no other draw")
     if (one == other).all():
         return Check(name, None, "no draw differs from another in its log-density")
-    even = np.arange(one.shape[1]) % 2 == 0
-    expected = np.where(even.reshape(-1, *(1 for _ in one.shape[2:])), one, other)
+    expected = np.where(_column(np.asarray(from_one), one), one, other)
     with np.errstate(invalid="ignore"):
         gap = np.where(mixed == expected, 0.0, np.abs(mixed - expected) / (1 + np.abs(expected)))
     if (gap <= tolerance).all():

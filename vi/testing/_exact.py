@@ -2,8 +2,7 @@
 
 import math
 
-from vi._check import refusal, require_count
-from vi.gradients import Objective
+from vi._check import refusal, require_bound, require_count
 from vi.testing import _support
 from vi.testing._exact_objective import ExactObjective
 from vi.types import Bound, Latent
@@ -23,8 +22,8 @@ def enumerated(
 
     Args:
         bound: ``log_w -> nats``; it is called on ``[K, outcomes, *batch]``.
-        support: Every outcome once, leaves ``[M, *batch, *event]`` as of M draws, for a q that
-            NumPyro cannot list. None asks q.
+        support: Every outcome once, leaves ``[M, *batch, *event]`` as of M draws and in their
+            dtype, for a q that NumPyro cannot list. None asks q.
         max_outcomes: The most outcomes M^K that are summed; at most 2^30.
 
     Returns:
@@ -73,14 +72,21 @@ def quadrature(
 
     For analytic integrands that vanish at both ends the error falls exponentially in the number
     of nodes. The nodes do not depend on any parameter, so the plain gradient is exact as well.
-    What it needs is a q that is smooth at the scale of h and has nothing beyond ``lower`` and
-    ``upper``: outside of ``jit`` a mass under q other than 1 is refused.
+    What it needs is that q, ``log_joint`` and, at K > 1, the bound of the weights are smooth at the
+    scale of h (a likelihood of width s makes them bend within about s^2), and that q F has nothing
+    beyond ``lower`` and ``upper``.
+
+    Outside of ``jit`` and ``vmap`` this is checked, under ``grad`` too: refused are a mass under q
+    other than 1, a sum that is another on every second node (by ``sqrt(eps)`` of the spread of F
+    under q; with exponential convergence the error of all nodes is the square of that), and
+    integrands that do not vanish at the ends. Under ``jit`` nothing is checked: call it once
+    without.
 
     Args:
         bound: ``log_w -> nats``, smooth; it is called on ``[K, tuples, *batch]``.
         lower: The first node.
         upper: The last node.
-        num_nodes: Nodes per draw; K draws have ``num_nodes^K`` tuples of them.
+        num_nodes: Nodes per draw, an odd number; K draws have ``num_nodes^K`` tuples of them.
         max_outcomes: The most tuples that are summed; at most 2^30.
 
     Returns:
@@ -89,7 +95,7 @@ def quadrature(
 
     Raises:
         ValueError: ``bound`` is not a function, ``lower`` is not below ``upper``, or a count is out
-            of range; on a call, what ``ExactObjective`` refuses.
+            of range or ``num_nodes`` even; on a call, what ``ExactObjective`` refuses.
 
     Examples:
         The posterior is N(1, 1/2), so at q = N(1, 1) the ELBO is log p(x) - (1 - log 2) / 2:
@@ -109,6 +115,9 @@ def quadrature(
         got, remedy = f"{lower} and {upper}", "give finite ends, lower below upper"
         raise refusal("quadrature", "lower and upper", "be an interval", got, remedy)
     num_nodes = require_count("quadrature", "num_nodes", num_nodes, least=3)
+    if num_nodes % 2 == 0:
+        remedy = "take one more: every second node, both ends among them, checks the rest"
+        raise refusal("quadrature", "num_nodes", "be odd", num_nodes, remedy)
     _require_limit("quadrature", max_outcomes)
     return ExactObjective(
         bound,
@@ -121,9 +130,10 @@ def quadrature(
 
 
 def _require_bound(where: str, bound) -> None:
-    if not callable(bound) or isinstance(bound, Objective | ExactObjective):
-        remedy = "pass a function of log-weights, for instance vi.bounds.iwae"
-        raise refusal(where, "bound", "be a function", repr(bound), remedy)
+    require_bound(where, bound)
+    if isinstance(bound, ExactObjective):
+        remedy = "pass the bound that it is the objective of"
+        raise refusal(where, "bound", "be a function of log_w", repr(bound), remedy)
 
 
 def _require_limit(where: str, max_outcomes) -> None:

@@ -1,5 +1,6 @@
 """The sum of a bound over every outcome of K draws."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from vi.bounds import declaration
 from vi.testing._support import Support
 from vi.types import Bound, Key, LogDensity, Variational
 
-_BLOCK = 2**14  # tuples of outcomes in memory at once
+_BLOCK = 2**20  # log-weights in memory at once
+_NUM_ROUNDINGS = 64  # what the rounding of a sum may come to
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +53,7 @@ class ExactObjective:
         Raises:
             ValueError: A key that is not one typed key, a K below 1 or below what the bound needs,
                 too many outcomes, a q that does not fit, wrong shapes, or (outside of ``jit``)
-                probabilities that do not sum to 1.
+                probabilities that do not sum to 1 or a grid that is too coarse or too short.
         """
         require_key(self.name, key)
         num_samples = require_count(self.name, "num_samples", num_samples)
@@ -68,7 +70,11 @@ class ExactObjective:
             raise refusal(self.name, "the K draws", rule, got, remedy)
         log_w, log_mass = self._weigh(support, q, log_joint)
         self._require_all_mass(log_mass)
-        return self._sum(log_w, log_mass, num_samples)
+        value = self._sum(self.bound, log_w, log_mass, num_samples)
+        if support.is_grid:
+            held = jax.lax.stop_gradient((value, log_w, log_mass))
+            self._require_convergence(*held, num_samples)
+        return value
 
     def __repr__(self) -> str:
         return f"{self.name}({_title(self.bound)}{self.options})"
@@ -104,23 +110,63 @@ class ExactObjective:
             rule = "sum to 1 over the outcomes"
             raise refusal(self.name, "the probabilities of q", rule, f"{worst:.6g}", self.complete)
 
-    def _sum(self, log_w, log_mass, num_samples: int):
+    def _require_convergence(self, value, log_w, log_mass, num_samples: int):
+        """Refuse a grid on which the sum has not converged to the integral.
+
+        Where it converges exponentially, the error is the square of that with twice the step: a
+        difference of sqrt(eps) from every second node means an error of eps. What is missing
+        beyond an end is judged by the integrand there, as if it went on for the whole interval.
+        """
+
+        def spread(log_w):
+            return jnp.abs(self.bound(log_w) - value)
+
+        def size(log_w):
+            return jnp.abs(self.bound(log_w))
+
+        last = len(log_w) - 1
+        ends = self._sum(
+            size, log_w, log_mass, num_samples, lambda at: ((at == 0) | (at == last)).any(0)
+        )
+        coarse = self._sum(self.bound, log_w[::2], log_mass[::2] + math.log(2), num_samples)
+        eps = jnp.finfo(log_w.dtype).eps
+        tolerance = eps**0.5 * self._sum(spread, log_w, log_mass, num_samples)
+        tolerance = jax.lax.stop_gradient(tolerance + _NUM_ROUNDINGS * eps * jnp.abs(value))
+        for gap, rule, remedy in (
+            (
+                jnp.abs(value - coarse),
+                "be the same on every second node",
+                "take more nodes: q and log_joint must be smooth at the scale of one step",
+            ),
+            (ends * last, "vanish at lower and upper", "widen lower and upper"),
+        ):
+            gap = jax.lax.stop_gradient(gap)
+            if isinstance(gap, Tracer) or isinstance(tolerance, Tracer):
+                return
+            if not bool((gap <= tolerance).all()):
+                at = jnp.argmax(gap.reshape(-1) - tolerance.reshape(-1))
+                got = f"{gap.reshape(-1)[at]:.1e} nats, beyond {tolerance.reshape(-1)[at]:.1e}"
+                raise refusal(self.name, "the integral", rule, got, remedy)
+
+    def _sum(self, bound, log_w, log_mass, num_samples: int, select=None):
         """The sum over all tuples, a block at a time; gradients compute each block anew."""
         base = log_w.shape[0]
         total = base**num_samples
-        size = min(total, _BLOCK)
+        batch_size = math.prod(log_w.shape[1:])
+        size = max(1, min(total, _BLOCK // max(1, num_samples * batch_size)))
 
         @jax.checkpoint
         def block(first, log_w, log_mass):
             number = first + jnp.arange(size)
             digits = number // base ** jnp.arange(num_samples)[:, None] % base
-            value = self.bound(log_w[digits])  # [K, size, *batch] to [size, *batch]
+            value = bound(log_w[digits])  # [K, size, *batch] to [size, *batch]
             if jnp.shape(value) != (size, *log_w.shape[1:]):
                 got = f"{list(log_w[digits].shape)} to {list(jnp.shape(value))}"
                 remedy = "reduce axis 0 and no other, for instance log_w.mean(0)"
                 raise refusal(self.name, "bound", "map [K, *batch] to [*batch]", got, remedy)
-            inside = (number < total).reshape(-1, *(1 for _ in log_w.shape[1:]))
-            chance = jnp.where(inside, jnp.exp(log_mass[digits].sum(0)), 0.0)
+            counts = number < total if select is None else (number < total) & select(digits)
+            counts = counts.reshape(-1, *(1 for _ in log_w.shape[1:]))
+            chance = jnp.where(counts, jnp.exp(log_mass[digits].sum(0)), 0.0)
             return (chance * jnp.where(chance == 0, 0.0, value)).sum(0)
 
         def step(carry, first):

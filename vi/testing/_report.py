@@ -73,7 +73,8 @@ class GradientReport(_Report):
         num_replicates: ``S``, independent gradients.
         mean: The mean gradient, a pytree like the parameters.
         stderr: Its standard error, from the spread of the replicates.
-        z: ``(mean - truth) / stderr``, with the allowance for rounding added to ``stderr``.
+        z: ``(mean - truth) / stderr``, with a fifth of the allowance for rounding joined to
+            ``stderr`` as the root of the sum of squares.
     """
 
     num_samples: int

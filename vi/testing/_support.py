@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 
 from vi._check import refusal
 from vi.types import Key, Latent, Variational
@@ -16,12 +17,15 @@ from vi.types import Key, Latent, Variational
 class Support(NamedTuple):
     """``size`` outcomes; ``make`` builds them, once it is known that they are not too many.
 
+    ``is_grid``: they are nodes of an integral, which may converge or not.
+
     ``make() -> (z, log_volume)``: leaves ``[M, *batch, *event]`` and, ``[M]`` or a scalar, the log
     of the volume that each outcome stands for, 0 where z is discrete.
     """
 
     size: int
     make: Callable[[], tuple[Latent, Any]]
+    is_grid: bool = False
 
 
 def given(key: Key, q: Variational, values: Latent) -> Support:
@@ -38,6 +42,17 @@ def given(key: Key, q: Variational, values: Latent) -> Support:
         remedy = "give one value per outcome and datum, jnp.broadcast_to over the batch if need be"
         got = f"{shapes[1]} against {shapes[0]}"
         raise refusal("enumerated", "support", "have the shapes of q.sample", got, remedy)
+    for drawn_leaf, leaf in zip(*map(jax.tree.leaves, (drawn, listed)), strict=True):
+        if _kind(drawn_leaf.dtype) != _kind(leaf.dtype):
+            got, remedy = (
+                f"{leaf.dtype} for {drawn_leaf.dtype}",
+                "list it in the dtype that q draws",
+            )
+            raise refusal("enumerated", "support", "have the dtypes of q.sample", got, remedy)
+    batch = jax.eval_shape(q.log_prob, drawn).shape[1:]
+    if _repeats(jax.tree.leaves(values), size, math.prod(batch)):
+        remedy = "list each once"
+        raise refusal("enumerated", "support", "have no outcome twice", "a repeated one", remedy)
     return Support(size, lambda: (listed, 0.0))
 
 
@@ -90,7 +105,21 @@ def grid(key: Key, q: Variational, lower: float, upper: float, num_nodes: int) -
         nodes = np.broadcast_to(np.linspace(lower, upper, num_nodes).reshape(column), shape)
         return jnp.asarray(nodes, dtype), jnp.asarray(log_step.reshape(column), log_q.dtype)
 
-    return Support(num_nodes, make)
+    return Support(num_nodes, make, is_grid=True)
+
+
+def _kind(dtype):
+    kinds = jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating
+    return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), None)
+
+
+def _repeats(leaves, size: int, batch_size: int) -> bool:
+    """Whether some datum has an outcome twice; False where the values are not known yet."""
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return False
+    rows = [np.asarray(leaf).reshape(size, batch_size, -1) for leaf in leaves]
+    every = np.concatenate(rows, axis=-1)
+    return any(len(np.unique(every[:, i], axis=0)) < size for i in range(batch_size))
 
 
 def _draws(key, q, size):
