@@ -1,7 +1,6 @@
 """Pictures of fitted normals: a panel for each bound, and the optimum against Renyi's alpha."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -14,18 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse
 
 from experiments._divergences_exact import power_mean
+from experiments._divergences_fits import Fits
 from experiments._divergences_targets import CORRELATED, VARIANCES, log_mixture, optima
 from experiments._plots import COLOURS
-
-if TYPE_CHECKING:
-    from experiments._divergences_report import Fits
 
 BLUE, ORANGE, GREEN, _ = COLOURS
 TARGET, INK, DIM = "#9aa5b1", "#222222", "#666666"
 COLUMNS = 7
 
 
-def correlated(fits: Mapping[str, "Fits"], num_samples: int) -> Figure:
+def correlated(fits: Mapping[str, Fits], num_samples: int) -> Figure:
     """Circles of one and two standard deviations of q on the target's ellipses."""
     figure, axes = _panels(fits, 2.0, 2.2)
     tints = _tints(len(fits))
@@ -55,7 +52,7 @@ def correlated(fits: Mapping[str, "Fits"], num_samples: int) -> Figure:
     return figure
 
 
-def mixture(fits: Mapping[str, "Fits"], num_samples: int) -> Figure:
+def mixture(fits: Mapping[str, Fits], num_samples: int) -> Figure:
     """Densities of the fitted q's at each optimum, the best one filled, over the mixture's."""
     figure, axes = _panels(fits, 2.0, 2.05)
     z = np.linspace(-5.5, 5.5, 400)
@@ -91,7 +88,7 @@ def mixture(fits: Mapping[str, "Fits"], num_samples: int) -> Figure:
     return figure
 
 
-def against_alpha(fits: Mapping[str, "Fits"], num_samples: int) -> Figure:
+def against_alpha(fits: Mapping[str, Fits], num_samples: int) -> Figure:
     """The exact optimum of Renyi's bound and its value, and what was fitted."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.3))
     alphas = np.concatenate([np.linspace(-2.0, 2.0, 41), np.linspace(2.2, 5.5, 8)]) + 0.02
@@ -180,7 +177,7 @@ def _name(axis: Axes, name: str, colour, *lines: str) -> None:
     axis.text(0.5, -0.02, "\n".join(lines), fontsize=7.5, color=INK, **style)
 
 
-def _exact(fit: "Fits", show) -> list[str]:
+def _exact(fit: Fits, show) -> list[str]:
     limit, at_k = fit.optima
     if limit and at_k and limit[0].value == at_k[0].value:
         return [f"exact {show(limit[0])}"]

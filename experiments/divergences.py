@@ -23,7 +23,7 @@ import optax
 import vi
 from experiments import _divergences_report
 from experiments._config import Common, main, require_counts, require_positive
-from experiments._divergences_report import Optima
+from experiments._divergences_fits import Optima
 from experiments._divergences_table import GROUP, Member, members
 from experiments._divergences_targets import CORRELATED, MIXTURE, Optimum, Target, optima
 from experiments._results import Result

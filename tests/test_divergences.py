@@ -13,7 +13,7 @@ from experiments import _divergences_exact as exact
 from experiments import divergences
 from experiments._config import execute, resolve
 from experiments._divergences_exact import Law
-from experiments._divergences_report import Fits, Optima
+from experiments._divergences_fits import Fits, Optima
 from experiments._divergences_table import GROUP, members
 from experiments._divergences_targets import CORRELATED, MIXTURE, VARIANCES, Optimum, optima
 
