@@ -18,8 +18,8 @@ from vi.gradients import dreg, fixed, reparam, wake
 
 SMOOTH = {name: bound for name, bound in BOUNDS.items() if declaration(bound).smooth}
 KINKED = {name: bound for name, bound in BOUNDS.items() if not declaration(bound).smooth}
-NODES = {1: 129, 2: 129, 3: 61}  # of the rule over the noise, by K
-ERROR = {1: 1e-8, 2: 1e-8, 3: 1e-6}  # the rule's own, from its cut at 8 and its spacing
+NODES = {1: 129, 2: 129, 3: 61, 4: 27}  # of the rule over the noise, by K
+ERROR = {1: 1e-8, 2: 1e-8, 3: 1e-6, 4: 1e-4}  # its own, from its cut at 8 and its spacing
 
 
 @functools.cache
