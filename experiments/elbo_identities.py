@@ -24,6 +24,7 @@ import vi
 from experiments import _em, _identities_exact, _identities_plots, _identities_table, _linear_vae
 from experiments._config import Common, main, require_counts, require_positive
 from experiments._data import load_images, probabilities
+from experiments._evaluate import stream
 from experiments._identities_exact import LADDER, TEMPERS
 from experiments._identities_table import EMS
 from experiments._results import Result
@@ -98,11 +99,6 @@ def check(config: Config) -> None:
         raise ValueError(f"--objectives must {rule} (got {got!r}); try --objectives dreg")
 
 
-def stream(run: Run, number: int) -> jax.Array:
-    """Keys of all seeds for one purpose."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(run.key)
-
-
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, compiled, with its floating arguments and all it makes in float64."""
     compiled = jax.jit(function)
@@ -164,7 +160,7 @@ def train(config: Config, run: Run, x: np.ndarray) -> dict[str, vi.training.FitR
         vae = _linear_vae.start(key, jnp.asarray(x), config.latent)
         return vi.training.init(vae, optimizer)
 
-    state = jax.jit(jax.vmap(init))(stream(run, INIT))
+    state = jax.jit(jax.vmap(init))(stream(run.key, INIT))
     return {
         name: run.fit(
             f"linear VAE, {name}",
@@ -200,9 +196,11 @@ def experiment(config: Config, run: Run) -> Result:
     )
     sizes = config.num_q, config.num_replicates
     measure = in_float64(lambda key: _identities_exact.measure(key, *sizes))
-    exact = run.once("identities", lambda: by_seed(measure, stream(run, TOY)))
+    exact = run.once("identities", lambda: by_seed(measure, stream(run.key, TOY)))
     both = in_float64(functools.partial(climb, config))
-    climbs = run.once("EM", lambda: by_seed(both, stream(run, CLIMB), x, leading_components(x, 2)))
+    climbs = run.once(
+        "EM", lambda: by_seed(both, stream(run.key, CLIMB), x, leading_components(x, 2))
+    )
     fits = train(config, run, x)
     metrics = _identities_table.of_identities(exact, config.num_q)
     metrics |= _identities_table.of_vaes(fits, climbs)

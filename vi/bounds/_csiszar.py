@@ -58,7 +58,7 @@ def csiszar(
     References:
         Csiszar (1967); Ali and Silvey (1966).
     """
-    require_generator("csiszar", f)
+    _require_generator("csiszar", f)
     arguments = (f,) if log_evidence is None else (f, log_evidence)
     at_zero = f(jnp.zeros(()))
     return of_log_ratio("csiszar", arguments, _in_log_ratio(f), at_zero, log_evidence, smooth)
@@ -137,7 +137,7 @@ def _slopes(g, t):
     return jax.jvp(first, (t,), (ones,))
 
 
-def require_generator(where: str, f: Callable) -> None:
+def _require_generator(where: str, f: Callable) -> None:
     """Refuse an f that is not elementwise, not 0 at 1 or not convex, as far as it can be seen."""
     if not callable(f):
         raise refusal(where, "f", "be a function", repr(f), "pass u -> f(u)")

@@ -82,9 +82,8 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
             return tuple(jnp.where(missing, 0.0, part[where]) for part in parts)
 
         terms = over_subsets(log_w, in_place)
-        return sum(c * first for c, (first, _) in terms), sum(
-            c * second for c, (_, second) in terms
-        )
+        first = sum(c * part for c, (part, _) in terms)
+        return first, sum(c * part for c, (_, part) in terms)
 
     @named("jackknife", bound, *(() if order == 1 else (order,)))
     @declare(

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 def softmax(log_v: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
     """``v_k / sum_j v_j`` over axis 0; all zero where the largest is infinite in either sense.
 
-    So it is where every weight is zero, and where one that is not a number's share is infinite; a
-    NaN stays one.
+    So it is where every weight is zero, and where a weight of zero has a negative power. A NaN
+    stays one.
     """
     top = log_v.max(0, keepdims=True)
     usable = ~jnp.isinf(top)

@@ -45,7 +45,7 @@ def enumerated(
         >>> print(f"{jnp.exp(value):.4f}")  # (0.2 * 0.4**2 * 0.6)**(1/4)
         0.3722
     """
-    _require_bound("enumerated", bound)
+    require_bound("enumerated", bound)
     _require_limit("enumerated", max_outcomes)
     return ExactObjective(
         bound,
@@ -110,7 +110,7 @@ def quadrature(
     References:
         Trefethen and Weideman (2014), The exponentially convergent trapezoidal rule.
     """
-    _require_bound("quadrature", bound)
+    require_bound("quadrature", bound)
     if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
         got, remedy = f"{lower} and {upper}", "give finite ends, lower below upper"
         raise refusal("quadrature", "lower and upper", "be an interval", got, remedy)
@@ -127,13 +127,6 @@ def quadrature(
         max_outcomes,
         lambda key, q: _support.grid(key, q, lower, upper, num_nodes),
     )
-
-
-def _require_bound(where: str, bound) -> None:
-    require_bound(where, bound)
-    if isinstance(bound, ExactObjective):
-        remedy = "pass the bound that it is the objective of"
-        raise refusal(where, "bound", "be a function of log_w", repr(bound), remedy)
 
 
 def _require_limit(where: str, max_outcomes) -> None:
