@@ -49,6 +49,12 @@ def require_count(where: str, argument: str, value, least: int = 1) -> int:
     return count
 
 
+def name_of(function: Any) -> str:
+    """What a bound or a rule goes by: its name, that of what a partial wraps, or its type's."""
+    wrapped = getattr(function, "func", function)
+    return getattr(wrapped, "__name__", type(function).__name__).strip("_")
+
+
 def require_bound(where: str, bound: Any, name: str = "bound") -> None:
     """Refuse what is not a function of log-weights: a factory of them is called first."""
     if getattr(bound, "is_factory", False):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from vi._check import refusal
+from vi._check import name_of, refusal
 
 F = TypeVar("F", bound=Callable)
 
@@ -31,12 +31,6 @@ def require_scalar(
 def is_traced(value: Any) -> bool:
     """Whether a value is known only when the program runs."""
     return isinstance(value, Tracer)
-
-
-def name_of(function: Callable) -> str:
-    """A function's name, as ``repr`` of an objective shows it."""
-    wrapped = getattr(function, "func", function)  # of a functools.partial
-    return getattr(wrapped, "__name__", type(function).__name__)
 
 
 def named(name: str, *arguments: Any) -> Callable[[F], F]:

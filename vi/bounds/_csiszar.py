@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi._check import at_least_float32, refusal
-from vi.bounds._arguments import factory, is_traced, name_of, named, require_samples, require_scalar
+from vi._check import at_least_float32, name_of, refusal
+from vi.bounds._arguments import factory, is_traced, named, require_samples, require_scalar
 from vi.bounds._declare import declare
 from vi.bounds._self_normalised import log_mean_exp, softmax, top_of, without_zeros
 from vi.types import Bound

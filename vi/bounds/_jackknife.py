@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vi._check import at_least_float32, refusal, require_bound, require_count
-from vi.bounds._arguments import factory, name_of, named, require_samples
+from vi._check import at_least_float32, name_of, refusal, require_bound, require_count
+from vi.bounds._arguments import factory, named, require_samples
 from vi.bounds._declare import declaration, declare
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.bounds._self_normalised import top_of

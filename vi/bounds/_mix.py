@@ -5,8 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_bound
-from vi.bounds._arguments import factory, is_traced, name_of, named, require_scalar
+from vi._check import name_of, refusal, require_bound
+from vi.bounds._arguments import factory, is_traced, named, require_scalar
 from vi.bounds._declare import declaration, declare
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.types import Bound

@@ -3,7 +3,7 @@
 import functools
 from typing import Protocol
 
-from vi._check import refusal
+from vi._check import name_of, refusal
 from vi.bounds import declaration, derivatives, first_derivative
 from vi.gradients._objective import Objective
 from vi.types import Bound, Coefficients, Rule
@@ -126,8 +126,9 @@ def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     """
     if not declaration(bound).smooth:
         remedy = "use reparam, which is unbiased on kinks"
-        name = getattr(bound, "__name__", repr(bound))
-        raise refusal("dreg", "bound", "be smooth", f"{name}, declared smooth=False", remedy)
+        raise refusal(
+            "dreg", "bound", "be smooth", f"{name_of(bound)}, declared smooth=False", remedy
+        )
     return Objective(_dreg, bound, chunk_size)
 
 

@@ -1,6 +1,6 @@
 """Estimators that hold the draws constant: any q that samples and scores will do."""
 
-from vi._check import refusal
+from vi._check import name_of, refusal
 from vi.bounds import declaration, first_derivative
 from vi.gradients._objective import Objective
 from vi.types import Bound, Coefficients
@@ -80,9 +80,10 @@ def wake(bound: Bound, *, chunk_size: int | None = None) -> Objective:
         Bornschein and Bengio (2015); Le, Kosiorek, Siddharth, Teh and Wood (2019).
     """
     if declaration(bound).sense == "minimise":
-        name = getattr(bound, "__name__", repr(bound))
         remedy = "use fixed, or reparam, which go down it"
-        raise refusal("wake", "bound", "be one to maximise", f"{name}, to minimise", remedy)
+        raise refusal(
+            "wake", "bound", "be one to maximise", f"{name_of(bound)}, to minimise", remedy
+        )
     return Objective(_wake, bound, chunk_size)
 
 

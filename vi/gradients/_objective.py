@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_bound, require_count, require_key
+from vi._check import name_of, refusal, require_bound, require_count, require_key
 from vi.bounds import declaration
 from vi.gradients import _engine
 from vi.gradients._engine import Evaluation
@@ -34,9 +34,9 @@ class Objective:
     chunk_size: int | None = None
 
     def __post_init__(self):
-        require_bound(_name(self.rule), self.bound)
+        require_bound(name_of(self.rule), self.bound)
         if self.chunk_size is not None:
-            require_count(_name(self.rule), "chunk_size", self.chunk_size)
+            require_count(name_of(self.rule), "chunk_size", self.chunk_size)
 
     def __call__(
         self, key: Key, q: Variational, log_joint: LogDensity, num_samples: int
@@ -65,12 +65,12 @@ class Objective:
                 below what the bound needs, a ``q`` that is not reparameterised where the rule needs
                 it, wrong shapes or dtypes, a ``log_joint`` that mutates a module.
         """
-        name = _name(self.rule)
+        name = name_of(self.rule)
         require_key(name, key)
         num_samples = require_count(name, "num_samples", num_samples)
         least = declaration(self.bound).min_samples
         if num_samples < least:
-            rule = f"be at least {least} for {_name(self.bound)}"
+            rule = f"be at least {least} for {name_of(self.bound)}"
             remedy = "draw more samples per bound"
             raise refusal(name, "num_samples", rule, num_samples, remedy)
         try:
@@ -84,8 +84,4 @@ class Objective:
 
     def __repr__(self) -> str:
         chunk = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"
-        return f"{_name(self.rule)}({_name(self.bound)}{chunk})"
-
-
-def _name(function) -> str:
-    return getattr(function, "__name__", type(function).__name__).strip("_")
+        return f"{name_of(self.rule)}({name_of(self.bound)}{chunk})"

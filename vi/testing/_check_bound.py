@@ -63,14 +63,14 @@ def check_bound(bound: Bound) -> BoundReport:
     if not checks[0].passed:
         names = ["jit", *_CONTRACT, *_CLAIMS]
         checks += [Check(name, None, "needs the right shape") for name in names]
-        return BoundReport(_name(bound), tuple(checks))
+        return BoundReport(name_of(bound), tuple(checks))
     checks.append(_run("jit", contract.jit, bound, declared))
     # Compiled, the checks are short; declared anew, since a wrapper inherits no derivatives.
     compiled = declare(**declared._asdict())(jax.jit(bound))
     checks += [_run(name, check, compiled, declared) for name, check in _CONTRACT.items()]
     with jax.enable_x64(claims.accepts_float64(compiled, declared)):
         checks += [_run(name, check, compiled, declared) for name, check in _CLAIMS.items()]
-    return BoundReport(_name(bound), tuple(checks))
+    return BoundReport(name_of(bound), tuple(checks))
 
 
 def _run(name, check, bound, declared) -> Check:
@@ -80,7 +80,3 @@ def _run(name, check, bound, declared) -> Check:
         first_line = str(error).strip().partition("\n")[0]
         return Check(name, False, f"raised {type(error).__name__}: {first_line}")
     return Check(name, passed, detail)
-
-
-def _name(bound) -> str:
-    return getattr(bound, "__name__", type(bound).__name__)
