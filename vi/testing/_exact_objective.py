@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vi._check import log_ratio, refusal, require_count, require_key
+from vi._check import log_ratio, name_of, refusal, require_count, require_key
 from vi.bounds import declaration
 from vi.testing._support import Support
 from vi.types import Bound, Key, LogDensity, Variational
@@ -59,7 +59,7 @@ class ExactObjective:
         num_samples = require_count(self.name, "num_samples", num_samples)
         least = declaration(self.bound).min_samples
         if num_samples < least:
-            rule = f"be at least {least} for {_title(self.bound)}"
+            rule = f"be at least {least} for {name_of(self.bound)}"
             remedy = "take more samples per bound"
             raise refusal(self.name, "num_samples", rule, num_samples, remedy)
         support = self.find(key, q)
@@ -77,7 +77,7 @@ class ExactObjective:
         return value
 
     def __repr__(self) -> str:
-        return f"{self.name}({_title(self.bound)}{self.options})"
+        return f"{self.name}({name_of(self.bound)}{self.options})"
 
     def _weigh(self, support: Support, q: Variational, log_joint: LogDensity):
         """Log-weights and log-probabilities of the outcomes of one draw, each ``[M, *batch]``.
@@ -182,7 +182,3 @@ def _replace(leaf, possible, best):
     extra = (1,) * (leaf.ndim - possible.ndim)
     stand_in = jnp.take_along_axis(leaf, best.reshape(*best.shape, *extra), axis=0)
     return jnp.where(possible.reshape(*possible.shape, *extra), leaf, stand_in)
-
-
-def _title(bound) -> str:
-    return getattr(bound, "__name__", type(bound).__name__).strip("_")
