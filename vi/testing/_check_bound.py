@@ -2,7 +2,7 @@
 
 import jax
 
-from vi._check import require_bound
+from vi._check import name_of, require_bound
 from vi.bounds import declaration, declare
 from vi.testing import _bound_claims as claims
 from vi.testing import _bound_contract as contract
