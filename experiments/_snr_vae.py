@@ -20,7 +20,7 @@ INIT, BITS = range(0x736E72, 0x736E74)  # "snr": streams of each seed's key
 def states(
     run: Run, images: Images, architecture: Architecture, num_steps: int
 ) -> dict[str, vi.training.State]:
-    """The states of all seeds before and after a short training with the ELBO."""
+    """The states of all seeds before and, if there are steps, after training with the ELBO."""
     optimizer = optax.adam(1e-3)
 
     def init(key):
@@ -33,6 +33,8 @@ def states(
         return -elbo(draws_key, posterior(model, x), log_joint(model, x), 1).mean()
 
     initial = jax.jit(jax.vmap(init))(stream(run.key, INIT))
+    if not num_steps:
+        return {"initial": initial}
     step = vi.training.gradient_step(loss, optimizer)
     fit = run.fit("elbo", step, initial, images.train, num_steps=num_steps, batch_size=BATCH)
     return {"initial": initial, "trained": fit.state}

@@ -60,7 +60,8 @@ CPU: dict[str, Any] = dict(
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": CPU | dict(
-        bounds=("elbo", "renyi(0.5)", "eubo"), num_replicates=3, num_steps=200, num_values=20,
+        bounds=("elbo", "renyi(0.5)"), num_samples=200, num_replicates=3, num_steps=100,
+        num_values=20,
     ),
     "cpu": CPU,
     "gpu": CPU | dict(num_replicates=32, num_steps=2000, num_values=1000),

@@ -72,7 +72,7 @@ CPU: dict[str, Any] = dict(
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": CPU | dict(
         num_samples=(1, 4), num_draws=40, vae_samples=(2,), vae_replicates=20,
-        points=("trained",), num_steps=28, hidden=32, latent=8,
+        points=("initial",), num_steps=28, hidden=32, latent=8,
     ),
     "cpu": CPU,
     "digits-cpu": dict(vae_replicates=200, num_steps=280, hidden=128, latent=20),
@@ -154,7 +154,8 @@ def measure_vae(config: Config, run: Run, images: Images) -> dict[str, dict[int,
             lambda: stacked([of_seed(key, s, k) for key, s in zip(keys, each, strict=True)]),
         )
 
-    points = _snr_vae.states(run, images, architecture, config.num_steps)
+    num_steps = config.num_steps if "trained" in config.points else 0
+    points = _snr_vae.states(run, images, architecture, num_steps)
     return {
         point: {k: at(point, points[point], k) for k in config.vae_samples}
         for point in config.points

@@ -1,6 +1,17 @@
-"""What every test runs under: reused keys are errors, and float64 where a test asks for it."""
+"""What every test runs under: reused keys are errors, and float64 where a test asks for it.
 
+The suite is nearly all compilation, so XLA compiles it fast, for code that runs slowly; set
+``XLA_FLAGS`` yourself, to nothing even, to run what is run outside of the tests.
+"""
+
+import os
 import signal
+
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 import pytest

@@ -1,5 +1,6 @@
 """Exact optima against the record, exact means by enumeration, and fits against exact optima."""
 
+import functools
 import itertools
 
 import jax
@@ -33,17 +34,19 @@ LIMITS["forward_kl"] = LIMITS["eubo"]
 STEPS_OF = (2, 5, 10, 50)  # of the Riemann sums, at q = N(0, I)
 LOWER = dict(zip(STEPS_OF, (-1.555132, -0.536513, -0.244229, -0.043954), strict=True))
 UPPER = dict(zip(STEPS_OF, (0.576447, 0.316119, 0.182087, 0.041309), strict=True))
+table = functools.cache(members)  # by K: what two tests need of a member is computed once
 TOY = {"preset": "smoke", "progress": False, "bounds": ("renyi(0.5)",)}
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_optimum_in_the_limit_has_the_digits_on_record(name):
-    optimum = best(members(8)[name], "limit")
+    optimum = best(table(8)[name], "limit")
     v, value = LIMITS[name]
     assert np.exp(2 * optimum.params[0]) == pytest.approx(v, abs=6e-7)
     assert optimum.value == pytest.approx(value, abs=6e-7)
 
 
+@functools.cache
 def best(member, which):
     """The best of the optima in the limit, or at_k."""
     if which == "limit":
@@ -82,7 +85,7 @@ def test_the_quadrature_is_the_gaussian_integral(v):
 
 
 def test_divergences_that_see_p_and_q_alike_are_least_at_the_geometric_mean_of_the_variances():
-    held = members(8)
+    held = table(8)
     for name in ("jensen_shannon", "total_variation", "squared_hellinger"):
         v = np.exp(2 * best(held[name], "limit").params[0])
         np.testing.assert_allclose(v, np.sqrt(VARIANCES.prod()), atol=2e-6)
@@ -105,7 +108,7 @@ def test_every_member_has_the_mean_that_all_tuples_of_draws_give():
     law = law._replace(log_w=law.log_w - exact.power_mean(1.0)(law))
     tuples = np.array(list(itertools.product(range(2), repeat=GROUP)))
     mass = np.exp(law.log_mass[tuples]).prod(1)
-    held, of_more = members(GROUP), members(2 * GROUP)
+    held, of_more = table(GROUP), table(2 * GROUP)
 
     @jax.jit
     def values(log_w):
@@ -124,7 +127,7 @@ def test_every_member_has_the_mean_that_all_tuples_of_draws_give():
 
 
 def test_csiszar_less_a_tangent_is_the_divergence_and_its_slopes_are_finite():
-    held, log_w = members(GROUP), jnp.linspace(-95.0, 15.0, 800)
+    held, log_w = table(GROUP), jnp.linspace(-95.0, 15.0, 800)
     for name in ("csiszar, Hellinger", "csiszar, JS", "csiszar, TV"):
         bound = held[name].objective.bound
         slopes = jax.jit(lambda log_w, bound=bound: vi.bounds.derivatives(bound, log_w))(log_w)
@@ -164,6 +167,7 @@ def test_a_law_is_that_of_the_weights_drawn():
 K, REPLICATES, STEPS = 16, 64, 600
 
 
+@functools.cache
 def fitted(objective, sign):
     """The v that each replicate ends at, on the correlated target."""
     rate = optax.cosine_decay_schedule(0.05, STEPS)
@@ -190,13 +194,13 @@ def z_score(values, wanted):
 
 @pytest.mark.parametrize("name", ["renyi(0.5)", "iwae, K = 8", "csiszar, JS"])
 def test_a_fit_ends_at_the_optimum_for_its_K(name):
-    member = members(K)[name]
+    member = table(K)[name]
     v = np.exp(2 * best(member, "at_k").params[0])
     assert abs(z_score(fitted(member.objective, member.sign), v)) < 5
 
 
 def test_broken_twins_miss_it():
-    member = members(K)["renyi(0.5)"]
+    member = table(K)["renyi(0.5)"]
     v, limit = (np.exp(2 * best(member, which).params[0]) for which in ("at_k", "limit"))
     neighbour = fitted(vi.gradients.dreg(vi.bounds.renyi(0.4)), member.sign)
     assert abs(z_score(neighbour, v)) > 5, "another alpha"

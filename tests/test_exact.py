@@ -16,6 +16,8 @@ from vi.bounds import declare, elbo, iwae
 from vi.testing import LinearGaussian, _exact_objective, enumerated, quadrature
 
 KEY = jax.random.key(0)
+slow = pytest.mark.slow
+NEAR = "elbo", "renyi(0.4)"  # what iwae goes through too
 BOUNDS = {"elbo": elbo, "iwae": iwae, "renyi(0.4)": renyi(0.4)}
 NUMPY = {  # [K] log-weights to nats, written once more
     "elbo": np.mean,
@@ -68,8 +70,15 @@ def value_of(objective, num_samples):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("num_samples", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "num_samples"),
+    [
+        *((name, 2) for name in BOUNDS),
+        ("iwae", 1),
+        ("iwae", 3),
+        *(pytest.param(*pair, marks=slow) for pair in itertools.product(NEAR, (1, 3))),
+    ],
+)
 def test_enumerated_is_the_sum_over_all_outcomes(name, num_samples):
     value = value_of(enumerated(BOUNDS[name]), num_samples)(parameters())
     expected = brute_force(NUMPY[name], parameters(), num_samples)
@@ -77,7 +86,7 @@ def test_enumerated_is_the_sum_over_all_outcomes(name, num_samples):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("num_samples", [2, 5])
+@pytest.mark.parametrize("num_samples", [2, pytest.param(5, marks=slow)])
 def test_its_gradient_is_a_finite_difference(num_samples):
     """Where the sum is smooth, as it is in every parameter."""
     value = value_of(enumerated(iwae), num_samples)
@@ -244,7 +253,7 @@ def test_a_support_can_be_given():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", ["iwae", *(pytest.param(name, marks=slow) for name in NEAR)])
 def test_quadrature_is_the_other_quadrature(name):
     """tests/models.py integrates over the noise of q, this over z: other nodes, same integral."""
     exact = quadrature(BOUNDS[name], lower=-8.0, upper=9.0)

@@ -1,14 +1,19 @@
 """The signal-to-noise experiment: its closed forms, the law at toy size, and what it writes."""
 
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vi
-from experiments import _snr_report, _snr_toy, gradient_snr
+from experiments import _snr_report, _snr_toy, _snr_vae, gradient_snr
 from experiments._config import execute, resolve
+from experiments._data import load_digits
 from experiments._snr_plots import fit_slope
 from experiments._snr_report import BLOCKS, NAMES, NETWORKS
+from experiments._vae import Architecture
 
 SAMPLES = (16, 64, 256)
 SMALL = 48  # data of the toy
@@ -103,8 +108,16 @@ def test_the_law_holds_at_toy_size(toy):
 def test_the_law_holds_in_a_run(tmp_path):
     """Within 0.1 of the limit of large K, to what each slope's error allows."""
     record = executed(
-        tmp_path, num_samples=SAMPLES, num_replicates=100, num_draws=10_000, num_seeds=2
+        tmp_path,
+        num_samples=SAMPLES,
+        num_replicates=100,
+        num_draws=10_000,
+        num_seeds=2,
+        points=("initial", "trained"),
     )
+    on_vae = [name for name in record.metrics if "trained" in name]
+    assert len(on_vae) == len([name for name in record.metrics if "initial" in name]) == 7
+    assert all(record.metrics[name].value > 0 for name in on_vae)
     slopes = {name: m for name, m in record.metrics.items() if "slope" in name}
     assert len(slopes) == 9
     for name, metric in slopes.items():
@@ -136,10 +149,10 @@ def test_a_run_measures_at_one_sample_what_is_exact(run):
 def test_tables_and_pictures_are_written(run):
     out, record = run
     names = [*NAMES, "reparam(elbo)"]
-    rows = {f"trained {block}: SNR, K = 2" for block in NETWORKS}
+    rows = {f"initial {block}: SNR, K = 2" for block in NETWORKS}
     on_vae = {f"{name}/{row}" for name in names for row in rows}
-    gain = f"{NAMES[1]}/trained encoder: efficiency over {NAMES[0]}'s, K = 2"
-    assert {n for n in record.metrics if "trained" in n} == on_vae | {gain}
+    gain = f"{NAMES[1]}/initial encoder: efficiency over {NAMES[0]}'s, K = 2"
+    assert {n for n in record.metrics if "initial" in n} == on_vae | {gain}
     assert all(record.metrics[name].value > 0 for name in (*on_vae, gain))
     assert set(record.pictures) == {
         "snr_against_k.png",
@@ -148,9 +161,27 @@ def test_tables_and_pictures_are_written(run):
         "vae_efficiency.png",
     }
     with np.load(out / "arrays.npz") as held:
-        assert held["trained/K = 2/snr"].shape == (1, 3, 2)
+        assert held["initial/K = 2/snr"].shape == (1, 3, 2)
         assert held["toy/K = 4/snr_stderr"].shape == (1, 2, 3)
-        assert held["trained/K = 2/seconds"].shape == (1, 3)
+        assert held["initial/K = 2/seconds"].shape == (1, 3)
+
+
+def test_the_training_starts_from_the_initial_state_and_keeps_its_form():
+    """Traced alone: a run that trains is among the slow tests."""
+    images, fits = load_digits(), []
+
+    def fit(name, step, state, data, *, num_steps, batch_size):
+        fits.append((name, num_steps))
+        one = jax.tree.map(lambda leaf: leaf[0], state)
+        after, metrics = step(one, jax.random.key(0), jnp.asarray(data[:batch_size]))
+        assert metrics["loss"].shape == ()
+        return types.SimpleNamespace(state=after)
+
+    run = types.SimpleNamespace(key=jax.random.split(jax.random.key(1), 2), fit=fit)
+    states = jax.eval_shape(lambda: _snr_vae.states(run, images, Architecture(8, 2, 1), 5))
+    assert fits == [("elbo", 5)]
+    first = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(states["initial"])]
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(states["trained"])] == first
 
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper"])

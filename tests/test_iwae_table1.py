@@ -83,9 +83,10 @@ def test_one_program_is_the_separate_programs():
 
         @jax.jit
         def run(state):
-            train = images.train[:100]
-            key = jax.random.key(1)
-            return vi.training.run(key, step, state, train, num_steps=4, batch_size=20)
+            train, key = images.train[:80].reshape(4, 20, -1), jax.random.key(1)
+            return jax.lax.scan(
+                lambda s, x: step(s, jax.random.fold_in(key, s.step), x), state, train
+            )
 
         before = jax.tree.map(lambda leaf: leaf[0], state)
         after, history = run(before)
