@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vi._check import is_reparameterised, refusal
+from vi._mixed import partial_rsample, score_log_prob
 from vi.types import Key, Variational
 
 Member = Variational | Callable[..., Variational]
@@ -65,17 +66,28 @@ class Chain:
         """Draw every latent with derivatives; refuses, by name, a member that has none."""
         return self._draw(key, sample_shape, _rsample)
 
+    def partial_rsample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
+        """Draw every latent, with derivatives where its member has them: for ``mixed``."""
+        return self._draw(key, sample_shape, _partial_rsample)
+
     def log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
         """The sum of the members' log-densities, ``[*sample_shape, *batch]``, in nats."""
+        return self._total(value, _log_prob)
+
+    def score_log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
+        """The same sum over the members whose draws have no derivative."""
+        return self._total(value, score_log_prob)
+
+    def _total(self, value, log_prob) -> Any:
         if set(value) != set(self.members):
             got, remedy = sorted(value), "pass what sample or rsample returned"
             raise refusal("chain.log_prob", "value", f"have {list(self.members)}", got, remedy)
-        terms = {name: self._member(name, value).log_prob(value[name]) for name in self.members}
+        terms = {n: log_prob(self._member(n, value), value[n]) for n in self.members}
         shapes = {name: term.shape for name, term in terms.items()}
         if len(set(shapes.values())) > 1:
             remedy = "give every member the same batch, and sum its event axes (to_event)"
             raise refusal("chain.log_prob", "members", "agree in shape", shapes, remedy)
-        return sum(terms.values())  # pyright: ignore[reportReturnType]
+        return sum(terms.values())
 
     def _draw(self, key, sample_shape, draw):
         z: dict[str, Array] = {}
@@ -131,6 +143,16 @@ def _sample(name, member, key, sample_shape):
 
 def _rsample(name, member, key, sample_shape):
     if not is_reparameterised(member):
-        remedy = "use a reparameterised member, or draw with sample"
+        remedy = (
+            "use a reparameterised member, or vi.gradients.mixed, which holds the draws of others"
+        )
         raise refusal("chain", f"{name!r}", "be reparameterised", type(member).__name__, remedy)
     return member.rsample(key, sample_shape)
+
+
+def _log_prob(member, z):
+    return member.log_prob(z)
+
+
+def _partial_rsample(name, member, key, sample_shape):
+    return partial_rsample(member, key, sample_shape)
