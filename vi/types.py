@@ -53,14 +53,17 @@ class Coefficients(NamedTuple):
         theta[k] * d log p(x, z_k)              its parameters, z_k held
         path[k]  * (d log w_k / d z_k) d z_k    through the draw
         score[k] * d log q(z_k)                 its parameters, z_k held
+        signal[k] * d log q(discrete part of z_k)   in total: its parameters, and through the draw
 
     ``None`` means zero and is not computed; with ``path=None`` draws come from ``q.sample`` and are
-    constants, so ``q`` need not be reparameterised.
+    constants, so ``q`` need not be reparameterised. With ``signal`` the leaves of z that have a
+    derivative carry it and the others are held (``q.partial_rsample``, ``q.score_log_prob``).
     """
 
     theta: Float[Array, "K *batch"]
     path: Float[Array, "K *batch"] | None = None
     score: Float[Array, "K *batch"] | None = None
+    signal: Float[Array, "K *batch"] | None = None
 
 
 Rule: TypeAlias = Callable[[Bound, Float[Array, "K *batch"]], Coefficients]
@@ -71,8 +74,14 @@ Rule: TypeAlias = Callable[[Bound, Float[Array, "K *batch"]], Coefficients]
 class Variational(Protocol):
     """An approximate posterior ``q(z | x)``: any object that samples and scores.
 
-    Every NumPyro distribution is one. Optional members: ``rsample`` (as ``sample``, with draws that
-    carry derivatives) and ``has_rsample`` (False where ``rsample`` exists but does not apply).
+    Every NumPyro distribution is one. Optional members:
+
+    * ``rsample``: as ``sample``, with draws that carry derivatives; ``has_rsample``: False where
+      ``rsample`` exists but does not apply;
+    * ``partial_rsample``: as ``rsample``, with plain draws for the leaves that have no derivative,
+      and ``score_log_prob(z)``: the log-probability of those leaves;
+    * ``independent_samples``: False where the draws of one call depend on each other along the
+      last axis of ``sample_shape``.
     """
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:

@@ -23,6 +23,7 @@ from vi.bounds._jackknife import jackknife
 from vi.bounds._log_variance import log_variance
 from vi.bounds._mix import mix
 from vi.bounds._renyi import cubo, renyi
+from vi.bounds._replaced import generic_replaced, leave_one_out, replaced
 from vi.bounds._sumo import Roulette, sumo
 from vi.bounds._tempered import tempered
 from vi.bounds._thermodynamic import eubo, tvo_lower, tvo_upper
@@ -45,13 +46,16 @@ __all__ = [
     "forward_kl",
     "free_bits",
     "generic_derivatives",
+    "generic_replaced",
     "grouped",
     "iwae",
     "jackknife",
     "jensen_shannon",
+    "leave_one_out",
     "log_variance",
     "mix",
     "renyi",
+    "replaced",
     "reverse_kl",
     "squared_hellinger",
     "sumo",

@@ -27,6 +27,8 @@ class Declaration(NamedTuple):
             ``[K, *batch]``, in O(K); None takes them by automatic differentiation in O(K^2).
         num_groups: The samples are exchangeable within each of so many equal runs of axis 0, and K
             is a multiple of it; None where their order matters.
+        replaced: ``(log_w, new) -> [K, *batch]``, the value with ``new[k]`` in the place of
+            ``log_w[k]``, for each k, in O(K); None computes K values in O(K^2).
     """
 
     direction: Direction = "lower"
@@ -36,6 +38,7 @@ class Declaration(NamedTuple):
     shift: Shift = "equivariant"
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None
     num_groups: int | None = 1
+    replaced: Callable[[Any, Any], Any] | None = None
 
 
 def declare(
@@ -47,6 +50,7 @@ def declare(
     shift: Shift = "equivariant",
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None,
     num_groups: int | None = 1,
+    replaced: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[[B], B]:
     """Decorate a bound with what is known of it (see ``Declaration`` for each field).
 
@@ -74,13 +78,19 @@ def declare(
             raise refusal(
                 "declare", name, f"be one of {allowed}", repr(value), "choose one of them"
             )
-    if derivatives is not None and not callable(derivatives):
-        remedy = "pass a function log_w -> (F_k, F_kk), or None"
-        raise refusal("declare", "derivatives", "be a function", repr(derivatives), remedy)
+    for name, value, shown in (
+        ("derivatives", derivatives, "log_w -> (F_k, F_kk)"),
+        ("replaced", replaced, "(log_w, new) -> [K, *batch]"),
+    ):
+        if value is not None and not callable(value):
+            remedy = f"pass a function {shown}, or None"
+            raise refusal("declare", name, "be a function", repr(value), remedy)
     require_count("declare", "min_samples", min_samples)
     if num_groups is not None:
         require_count("declare", "num_groups", num_groups)
-    declared = Declaration(direction, sense, smooth, min_samples, shift, derivatives, num_groups)
+    declared = Declaration(
+        direction, sense, smooth, min_samples, shift, derivatives, num_groups, replaced
+    )
 
     def decorate(bound: B) -> B:
         try:
@@ -97,8 +107,8 @@ def declare(
 def declaration(bound: Bound) -> Declaration:
     """What ``bound`` declares, or the defaults where it declares nothing.
 
-    A wrapper (``functools.wraps``, ``functools.partial``, ``jax.jit``) inherits all but the
-    derivatives: those belong to the function that was wrapped.
+    A wrapper (``functools.wraps``, ``functools.partial``, ``jax.jit``) inherits all but
+    ``derivatives`` and ``replaced``: those belong to the function that was wrapped.
     """
     wrapped = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
     declared = getattr(bound, "declaration", None)
@@ -106,4 +116,4 @@ def declaration(bound: Bound) -> Declaration:
         return declared or Declaration()
     inherited = declaration(wrapped)
     own = declared is not None and declared is not getattr(wrapped, "declaration", None)
-    return declared if own else inherited._replace(derivatives=None)  # pyright: ignore
+    return declared if own else inherited._replace(derivatives=None, replaced=None)  # pyright: ignore

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from vi._check import at_least_float32
 from vi.bounds._declare import declare
+from vi.bounds._others import sum_of_others
 
 
 def _derivatives(log_w):
@@ -12,7 +13,11 @@ def _derivatives(log_w):
     return jnp.full_like(log_w, 1 / log_w.shape[0]), jnp.zeros_like(log_w)
 
 
-@declare(derivatives=_derivatives)
+def _replaced(log_w, new):
+    return (sum_of_others(log_w) + new) / log_w.shape[0]
+
+
+@declare(derivatives=_derivatives, replaced=_replaced)
 def elbo(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     r"""The evidence lower bound, estimated with K draws.
 

@@ -63,6 +63,7 @@ def grouped(bound: Bound, num_groups: int) -> Bound:
         min_samples=least,
         derivatives=derivatives,
         num_groups=None if own is None else own * num_groups,
+        replaced=None,
     )
 
     @named("grouped", bound, num_groups)

@@ -1,9 +1,13 @@
 """The importance-weighted bound."""
 
+import math
+
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32
 from vi.bounds._declare import declare
+from vi.bounds._others import log_sum_exp_of_others
 from vi.bounds._self_normalised import log_mean_exp, softmax
 
 
@@ -12,7 +16,12 @@ def _derivatives(log_w):
     return weight, weight * (1 - weight)
 
 
-@declare(derivatives=_derivatives)
+def _replaced(log_w, new):
+    log_w = at_least_float32("iwae", log_w)
+    return jnp.logaddexp(log_sum_exp_of_others(log_w), new) - math.log(log_w.shape[0])
+
+
+@declare(derivatives=_derivatives, replaced=_replaced)
 def iwae(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     r"""The importance-weighted bound: the log of the mean weight.
 

@@ -68,7 +68,9 @@ def tempered(bound: Bound, t: float | Float[Array, ""]) -> Bound:
         return first, t * second
 
     @named("tempered", bound, t)
-    @declare(**inner._replace(direction=direction, derivatives=derivatives)._asdict())
+    @declare(
+        **inner._replace(direction=direction, derivatives=derivatives, replaced=None)._asdict()
+    )
     def power(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
         raised, top = powered(log_w)
         value = bound(raised)

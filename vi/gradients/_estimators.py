@@ -12,8 +12,10 @@ from vi.types import Bound, Coefficients, Rule
 class Estimator(Protocol):
     """What turns a bound into an objective, as ``jax.grad`` turns a function into its gradient."""
 
-    def __call__(self, bound: Bound, *, chunk_size: int | None = None) -> Objective:
-        """The objective of ``bound``; ``chunk_size`` draws in memory at once, None for all."""
+    def __call__(
+        self, bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None
+    ) -> Objective:
+        """The objective of ``bound``; the options are those of ``Objective``."""
         ...
 
 
@@ -26,7 +28,8 @@ def estimator(rule: Rule) -> Estimator:
             closures, chunks and both modes of differentiation come with it.
 
     Returns:
-        ``(bound, *, chunk_size=None) -> Objective``, named after the rule.
+        ``(bound, *, chunk_size=None, axis_name=None) -> Objective``, named after the rule. Draws
+        coupled inside K are refused, unless the rule has an attribute ``takes_coupled_draws``.
 
     Examples:
         The draws held constant, as a rule of three lines:
@@ -41,14 +44,18 @@ def estimator(rule: Rule) -> Estimator:
     """
 
     @functools.wraps(rule, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
-    def make(bound: Bound, *, chunk_size: int | None = None) -> Objective:
-        return Objective(rule, bound, chunk_size)
+    def make(
+        bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None
+    ) -> Objective:
+        return Objective(rule, bound, chunk_size, axis_name)
 
     del make.__wrapped__  # so that its signature is its own, not the rule's
     return make
 
 
-def reparam(bound: Bound, *, chunk_size: int | None = None) -> Objective:
+def reparam(
+    bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None
+) -> Objective:
     r"""The reparameterisation gradient: differentiate the bound through its draws.
 
     Coefficients :math:`(F_k, F_k, -F_k)`: plain automatic differentiation of the bound. Unbiased
@@ -58,6 +65,7 @@ def reparam(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Args:
         bound: Any bound.
         chunk_size: Draws held in memory at once; None for all K.
+        axis_name: The mesh axis of ``jax.shard_map`` over which K is split, or None.
 
     Returns:
         The objective ``(key, q, log_joint, num_samples) -> [*batch]``.
@@ -79,10 +87,10 @@ def reparam(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     References:
         Kingma and Welling (2014), eq. 4-6; Rainforth et al. (2018), theorem 1.
     """
-    return Objective(_reparam, bound, chunk_size)
+    return Objective(_reparam, bound, chunk_size, axis_name)
 
 
-def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
+def dreg(bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None) -> Objective:
     r"""The doubly reparameterised gradient, for any smooth bound.
 
     Coefficients :math:`(F_k, F_k - F_{kk}, 0)`. The score term of plain reparameterisation has,
@@ -94,6 +102,7 @@ def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Args:
         bound: A bound with a Lipschitz first derivative.
         chunk_size: Draws held in memory at once; None for all K.
+        axis_name: The mesh axis of ``jax.shard_map`` over which K is split, or None.
 
     Returns:
         The objective ``(key, q, log_joint, num_samples) -> [*batch]``.
@@ -129,12 +138,15 @@ def dreg(bound: Bound, *, chunk_size: int | None = None) -> Objective:
         raise refusal(
             "dreg", "bound", "be smooth", f"{name_of(bound)}, declared smooth=False", remedy
         )
-    return Objective(_dreg, bound, chunk_size)
+    return Objective(_dreg, bound, chunk_size, axis_name)
 
 
 def _reparam(bound, log_w):
     first = first_derivative(bound, log_w)
     return Coefficients(theta=first, path=first, score=-first)
+
+
+_reparam.takes_coupled_draws = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _dreg(bound, log_w):

@@ -6,7 +6,9 @@ from vi.gradients._objective import Objective
 from vi.types import Bound, Coefficients
 
 
-def fixed(bound: Bound, *, chunk_size: int | None = None) -> Objective:
+def fixed(
+    bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None
+) -> Objective:
     r"""The gradient with the draws held as constants, from a law that does not move.
 
     Coefficients :math:`(F_k, 0, -F_k)`: the derivative of the mean of the bound under draws from a
@@ -20,6 +22,7 @@ def fixed(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Args:
         bound: Any bound, kinks included.
         chunk_size: Draws held in memory at once; None for all K.
+        axis_name: The mesh axis of ``jax.shard_map`` over which K is split, or None.
 
     Returns:
         The objective ``(key, q, log_joint, num_samples) -> [*batch]``.
@@ -40,10 +43,10 @@ def fixed(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     References:
         Richter, Boustati, Nuesken, Ruiz and Akyildiz (2020), proposition 1.
     """
-    return Objective(_fixed, bound, chunk_size)
+    return Objective(_fixed, bound, chunk_size, axis_name)
 
 
-def wake(bound: Bound, *, chunk_size: int | None = None) -> Objective:
+def wake(bound: Bound, *, chunk_size: int | None = None, axis_name: str | None = None) -> Objective:
     r"""The wake-phase gradient: q climbs towards the weighted draws.
 
     Coefficients :math:`(F_k, 0, +F_k)`. For the model's parameters it is ``fixed``. For q's, with
@@ -55,6 +58,7 @@ def wake(bound: Bound, *, chunk_size: int | None = None) -> Objective:
     Args:
         bound: A bound to be maximised, kinks included.
         chunk_size: Draws held in memory at once; None for all K.
+        axis_name: The mesh axis of ``jax.shard_map`` over which K is split, or None.
 
     Returns:
         The objective ``(key, q, log_joint, num_samples) -> [*batch]``.
@@ -84,7 +88,7 @@ def wake(bound: Bound, *, chunk_size: int | None = None) -> Objective:
         raise refusal(
             "wake", "bound", "be one to maximise", f"{name_of(bound)}, to minimise", remedy
         )
-    return Objective(_wake, bound, chunk_size)
+    return Objective(_wake, bound, chunk_size, axis_name)
 
 
 def _fixed(bound, log_w):

@@ -27,16 +27,25 @@ class Objective:
         chunk_size: Draws held in memory at once, or None for all K. Each chunk draws from its own
             key, so another chunk size is another set of draws; a key that ``log_joint`` closes over
             is the same in every chunk. Call it under ``jit``: eagerly, it compiles at each call.
+        axis_name: The axis of a mesh over which the K draws are split, inside ``jax.shard_map``, or
+            None. Each device draws, scores and differentiates its own K / n; the coefficients are
+            those of all K, value and gradient the same on each device, and those of one device with
+            ``chunk_size=K / n``.
     """
 
     rule: Rule
     bound: Bound
     chunk_size: int | None = None
+    axis_name: str | None = None
 
     def __post_init__(self):
         require_bound(name_of(self.rule), self.bound)
         if self.chunk_size is not None:
             require_count(name_of(self.rule), "chunk_size", self.chunk_size)
+        if not isinstance(self.axis_name, str | None):
+            remedy = "pass one of the names of the mesh's axes"
+            got = repr(self.axis_name)
+            raise refusal(name_of(self.rule), "axis_name", "be a string", got, remedy)
 
     def __call__(
         self, key: Key, q: Variational, log_joint: LogDensity, num_samples: int
@@ -52,7 +61,8 @@ class Objective:
         Args:
             key: A typed PRNG key; consumed.
             q: The approximate posterior. Rules with a path term call ``q.rsample(key, (K,))``,
-                others ``q.sample(key, (K,))``.
+                others ``q.sample(key, (K,))``, those with a signal ``q.partial_rsample(key, (K,))``
+                where there is one.
             log_joint: ``z -> log p(x, z)``, ``[K, *batch]``, or ``(log_p, aux)``. Pure; entry ``k``
                 depends on ``z_k`` alone. Gradients flow to everything it closes over.
             num_samples: K, a concrete integer.
@@ -62,8 +72,9 @@ class Objective:
 
         Raises:
             ValueError: Before anything is computed: a key that is not one typed key, a K below 1 or
-                below what the bound needs, a ``q`` that is not reparameterised where the rule needs
-                it, wrong shapes or dtypes, a ``log_joint`` that mutates a module.
+                below what the bound or the rule needs, a ``q`` that is not reparameterised where
+                the rule needs it, draws coupled inside K, wrong shapes or dtypes, a ``log_joint``
+                that mutates a module, an ``axis_name`` that is no axis here or does not divide K.
         """
         name = name_of(self.rule)
         require_key(name, key)
@@ -75,7 +86,8 @@ class Objective:
             raise refusal(name, "num_samples", rule, num_samples, remedy)
         try:
             return _engine.evaluate(
-                name, self.rule, self.bound, self.chunk_size, key, q, log_joint, num_samples
+                *(name, self.rule, self.bound, self.chunk_size, self.axis_name),
+                *(key, q, log_joint, num_samples),
             )
         except jax.errors.UnexpectedTracerError as error:
             got = "a value kept from an earlier trace"
@@ -83,5 +95,8 @@ class Objective:
             raise refusal(name, "q and log_joint", "keep nothing", got, remedy) from error
 
     def __repr__(self) -> str:
-        chunk = "" if self.chunk_size is None else f", chunk_size={self.chunk_size}"
-        return f"{name_of(self.rule)}({name_of(self.bound)}{chunk})"
+        options = {n: f for n, f in getattr(self.rule, "keywords", {}).items() if f is not None}
+        shown = {name: name_of(function) for name, function in options.items()}
+        shown |= {"chunk_size": self.chunk_size, "axis_name": self.axis_name}
+        tail = "".join(f", {name}={value}" for name, value in shown.items() if value is not None)
+        return f"{name_of(self.rule)}({name_of(self.bound)}{tail})"

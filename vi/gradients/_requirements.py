@@ -4,22 +4,27 @@ import jax
 import jax.numpy as jnp
 
 from vi._check import is_reparameterised, refusal
-from vi.types import Coefficients, Variational
+from vi.types import Coefficients, Rule, Variational
 
 
 def require_path(name: str, q: Variational, draws) -> None:
     """Refuse draws through which no derivative flows, for a rule that has a path term."""
     rule = "be reparameterised"
-    remedy = (
-        "use a reparameterised family such as vi.families.normal, or a rule without a path"
-        " term (vi.gradients.estimator)"
-    )
+    remedy = "use vimco or score, or mixed where some leaves are reparameterised"
     if not is_reparameterised(q):
         raise refusal(name, "q", rule, _type_name(q), remedy)
     for path, leaf in jax.tree.leaves_with_path(draws):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             got = f"draws{jax.tree_util.keystr(path)} of dtype {leaf.dtype}"
             raise refusal(name, "q", rule, got, remedy)
+
+
+def require_independent(name: str, rule: Rule, q: Variational) -> None:
+    """Refuse draws that depend on each other inside K, but for a rule that says it takes them."""
+    if getattr(q, "independent_samples", True) or getattr(rule, "takes_coupled_draws", False):
+        return
+    remedy = "couple replicates instead, vi.gradients.replicated(objective, S), or use reparam"
+    raise refusal(name, "q", "have independent draws inside K", _type_name(q), remedy)
 
 
 def _type_name(q) -> str:

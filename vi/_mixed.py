@@ -1,0 +1,23 @@
+"""Draws of which some leaves carry derivatives: what families offer and the engine asks for."""
+
+import jax
+import jax.numpy as jnp
+
+from vi._check import is_reparameterised
+
+
+def partial_rsample(q, key, sample_shape=()):
+    """Draw with derivatives wherever ``q`` has them, and plainly elsewhere."""
+    if hasattr(q, "partial_rsample"):
+        return q.partial_rsample(key, sample_shape)
+    if is_reparameterised(q):
+        return q.rsample(key, sample_shape)
+    return jax.lax.stop_gradient(q.sample(key, sample_shape))
+
+
+def score_log_prob(q, z):
+    """The log-probability of those leaves of ``z`` through which no derivative flows."""
+    if hasattr(q, "score_log_prob"):
+        return q.score_log_prob(z)
+    log_q = q.log_prob(z)
+    return jnp.zeros_like(log_q) if is_reparameterised(q) else log_q

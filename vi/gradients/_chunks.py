@@ -1,0 +1,147 @@
+"""K draws in chunks: each drawn from its own key, weighed, and redrawn to be differentiated.
+
+A chunk is what is in memory at once. On a mesh each device has its own run of chunks, numbered on
+from those of the devices before it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vi._check import log_ratio
+from vi._mixed import partial_rsample, score_log_prob
+from vi.gradients._hoist import Hoisted, hoist
+from vi.gradients._linearised import linearise, moving
+from vi.gradients._requirements import require_leading, require_pair
+from vi.types import Coefficients, Key
+
+
+class Part(NamedTuple):
+    """Chunks ``first, ..., first + chunks - 1``, all of one size: what each of them computes."""
+
+    first: int
+    chunks: int
+    size: int
+    draw: Hoisted
+    log_p: Hoisted
+    log_q: Hoisted
+    log_held: Hoisted | None = None  # log-probability of the leaves that no derivative reaches
+
+    @property
+    def densities(self) -> tuple[Hoisted, ...]:
+        """All that is evaluated at a draw."""
+        return (self.log_p, self.log_q) + (() if self.log_held is None else (self.log_held,))
+
+    @property
+    def consts(self) -> list[list[Any]]:
+        """What the draw and each density closed over."""
+        return [self.draw.consts, *(density.consts for density in self.densities)]
+
+
+def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint) -> Part:
+    """Trace the densities at the shapes of one chunk of draws from an abstract key."""
+
+    def joint_and_aux(z):
+        out = log_joint(z)
+        return require_pair(name, out if isinstance(out, tuple) else (out, None))
+
+    sample = _hoist_draw(name, lambda k, shape: partial_rsample(q, k, shape), size, key)
+    log_p = hoist(name, "log_joint", joint_and_aux, sample.out)
+    scored = hoist(name, "q.log_prob", lambda z: (q.log_prob(z), None), sample.out)
+    require_leading(name, "q", "draws", sample.out, size)
+    require_leading(name, "log_joint", "aux", log_p.out[1], size)
+    jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
+    return Part(first, chunks, size, sample, log_p, scored)
+
+
+def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
+    """The part with draws that carry the derivatives which the coefficients multiply."""
+    if used.signal is not None:
+        held = hoist(name, "q", lambda z: (score_log_prob(q, z), None), part.draw.out)
+        return part._replace(log_held=held)
+    if used.path is None:
+        draw = q.sample
+    elif hasattr(q, "partial_rsample"):
+        draw = q.rsample
+    else:
+        return part
+    return part._replace(draw=_hoist_draw(name, draw, part.size, key))
+
+
+def _hoist_draw(name: str, draw, size: int, key) -> Hoisted:
+    return hoist(name, "q", lambda k: draw(k, (size,)), key)
+
+
+def weigh_all(name: str, parts: list[Part], chunk_key, operands):
+    """Log-weights ``[K, *batch]`` and aux of all chunks, one chunk in memory at a time."""
+    weighed = []
+    for part, (draw, log_p, log_q, *_) in zip(parts, operands, strict=True):
+
+        def weigh(index, part=part, draw=draw, log_p=log_p, log_q=log_q):
+            z = part.draw.call(draw, chunk_key(index))
+            p, aux = part.log_p.call(log_p, z)
+            q, _ = part.log_q.call(log_q, z)
+            return log_ratio(name, part.size, p, q), aux
+
+        if part.chunks == 1:
+            weighed.append(weigh(part.first))
+        else:
+            stacked = jax.lax.map(weigh, part.first + jnp.arange(part.chunks))
+            weighed.append(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), stacked))
+    return weighed[0] if len(weighed) == 1 else jax.tree.map(_concatenate, *weighed)
+
+
+def _concatenate(*arrays):
+    return jnp.concatenate(arrays)
+
+
+def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, direction):
+    """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
+    (draw, *consts), (d_draw, *d_consts) = operand, direction
+    if used.path is None:
+        z, d_z = part.draw.call(draw, key), None
+    else:
+        params = moving(draw, d_draw)
+        z, d_z = jax.jvp(
+            lambda at: part.draw.call(params.insert(at), key), (params.at,), (params.tangents,)
+        )
+        d_z = jax.tree.leaves(d_z) if params.at else None
+    held = [None if used.score is None and i == 1 else d for i, d in enumerate(d_consts)]
+    terms = [
+        linearise(name, density, at, along, z, d_z)
+        for density, at, along in zip(part.densities, consts, held, strict=True)
+    ]
+    p, q = terms[:2]
+
+    def push(c: Coefficients):
+        minus_path = None if c.path is None else -c.path
+        total = p.push(c.theta, c.path) + q.push(c.score, minus_path)
+        return total + terms[2].push(c.signal, c.signal) if len(terms) == 3 else total
+
+    return log_ratio(name, part.size, p.value, q.value), p.aux, push
+
+
+def push_all(push_of, parts: list[Part], operands, directions, coefficients: Coefficients):
+    """The second pass: redraw each chunk from its own key and contract, rematerialised."""
+    total, start = 0.0 * coefficients.theta[0], 0  # zeros, sharded as the sum will be
+    for part, operand, direction in zip(parts, operands, directions, strict=True):
+
+        @jax.checkpoint
+        def push(index, c, part=part, operand=operand, direction=direction):
+            return push_of(part, index, operand, direction)(c)
+
+        def step(acc, chunk, push=push):
+            return acc + push(*chunk), None
+
+        stop = start + part.size * part.chunks
+        mine = jax.tree.map(
+            lambda c, part=part, lo=start, hi=stop: c[lo:hi].reshape(
+                part.chunks, part.size, *c.shape[1:]
+            ),
+            coefficients,
+        )
+        indices = part.first + jnp.arange(part.chunks)
+        total, _ = jax.lax.scan(step, total, (indices, mine))
+        start = stop
+    return total

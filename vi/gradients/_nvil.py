@@ -1,0 +1,86 @@
+"""NVIL's centring and scaling of the signal, as a baseline."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vi.bounds import first_derivative
+from vi.gradients._score import Baseline
+
+
+class SignalMoments(NamedTuple):
+    """Moving mean and variance of a signal; part of your training state.
+
+    Attributes:
+        mean: In nats.
+        variance: In nats squared.
+    """
+
+    mean: Float[Array, ""] = np.float32(0.0)  # pyright: ignore[reportAssignmentType]
+    variance: Float[Array, ""] = np.float32(0.0)  # pyright: ignore[reportAssignmentType]
+
+    def updated(self, signal: Float[Array, "*batch"], *, decay: float = 0.8) -> "SignalMoments":
+        """The moments after one more minibatch of signals, each with weight ``1 - decay``.
+
+        A signal that is not finite is left out; if none is, nothing changes.
+        """
+        signal = jax.lax.stop_gradient(signal)
+        is_finite = jnp.isfinite(signal)
+        count = jnp.maximum(is_finite.sum(), 1)
+        kept = jnp.where(is_finite, signal, 0.0)
+        mean = kept.sum() / count
+        variance = (jnp.where(is_finite, kept - mean, 0.0) ** 2).sum() / count
+        share = jnp.where(is_finite.any(), 1 - decay, 0.0)
+        return SignalMoments(
+            self.mean + share * (mean - self.mean),
+            self.variance + share * (variance - self.variance),
+        )
+
+
+def nvil(moments: SignalMoments, prediction: Float[Array, "*batch"] | float = 0.0) -> Baseline:
+    r"""Centre the signal by a prediction and a moving mean, and divide it by its moving deviation.
+
+    With :math:`u_k = F - F_k` and :math:`s = \max(1, \sqrt v)` the score's coefficient becomes
+    :math:`(u_k - C(x) - c) / s`: the baseline is :math:`u_k - (u_k - C(x) - c) / s`. The centring
+    is an exact baseline. The division makes the mean gradient of q's parameters smaller by s, and
+    no other: a learning rate for q that falls with the noise. The moments must be those of
+    *earlier* steps.
+
+    Args:
+        moments: c and v, from ``SignalMoments().updated(...)`` of earlier steps.
+        prediction: C(x), a network's, ``[*batch]`` in nats; its parameters stay yours to train.
+
+    Returns:
+        A baseline for ``vi.gradients.score``.
+
+    Examples:
+        A step of training hands the moments on (``vi.training.stateful_gradient_step`` keeps them):
+
+        >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
+        >>> log_joint = lambda z: jnp.where(z == 1, 5.0, 0.0)
+        >>> def loss(params, key, moments):
+        ...     baseline = vi.gradients.nvil(moments, params["baseline"])
+        ...     objective = vi.gradients.score(vi.bounds.elbo, baseline=baseline)
+        ...     value = objective(key, dist.Bernoulli(logits=params["logit"]), log_joint, 8)
+        ...     residual = jax.lax.stop_gradient(value) - moments.mean - params["baseline"]
+        ...     return -value + residual**2, moments.updated(value - params["baseline"])
+        >>> params, moments = {"logit": 0.5, "baseline": 0.0}, vi.gradients.SignalMoments()
+        >>> gradient = jax.jit(jax.grad(loss, has_aux=True))
+        >>> for key in jax.random.split(jax.random.key(0), 50):
+        ...     of_params, moments = gradient(params, key, moments)
+        >>> bool(abs(moments.mean - 3.8) < 1)  # the ELBO at this logit
+        True
+
+    References:
+        Mnih and Gregor (2014), algorithm 1.
+    """
+
+    def nvil(bound, log_w):
+        signal = bound(log_w) - first_derivative(bound, log_w)
+        scale = jnp.maximum(1.0, jnp.sqrt(moments.variance))
+        return signal - (signal - prediction - moments.mean) / scale
+
+    return nvil
