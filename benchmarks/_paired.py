@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import time
@@ -115,3 +116,21 @@ def report(title: str, rows: Iterable[Row], args: argparse.Namespace) -> None:
         device = f"{jax.devices()[0].device_kind} ({platform.machine()})"
         record = {"title": title, "device": device, "jax": jax.__version__, **flags}
         args.out.write_text(json.dumps({**record, "rows": records}, indent=1) + "\n")
+
+
+def finished(path, header):
+    """The rows that ``path`` holds, of this machine and this JAX."""
+    if path is None or path.stat().st_size == 0:
+        return []
+    record = json.loads(path.read_text())
+    rows = record.pop("rows")
+    if record != header:
+        raise SystemExit(f"{path} holds {record}, and this is {header}: choose another --out")
+    return rows
+
+
+def write(path, record):
+    """All of it or nothing: an interrupted write leaves the file as it was."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(draft, path)

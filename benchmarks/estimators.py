@@ -10,9 +10,7 @@ a second. Each finished cell is written to ``--out``: a run that is started agai
 """
 
 import functools
-import json
 import math
-import os
 import platform
 import time
 
@@ -23,7 +21,7 @@ import optax
 
 import vi
 from benchmarks import train_step
-from benchmarks._paired import Row, command_line, compiled, count, paired
+from benchmarks._paired import Row, command_line, compiled, count, finished, paired, write
 from vi import bounds
 
 REACH = 1.05
@@ -119,24 +117,6 @@ def measure(name, num_samples, num_steps, num_pairs):
     runs = [functools.partial(program, *at) for program, _ in programs]
     times = paired(*runs, num_pairs=num_pairs, num_steps=num_steps)
     return Row(name, times, worst, *(seconds for _, seconds in programs))
-
-
-def finished(path, header):
-    """The rows that ``path`` holds, of this machine and this JAX."""
-    if path is None or path.stat().st_size == 0:
-        return []
-    record = json.loads(path.read_text())
-    rows = record.pop("rows")
-    if record != header:
-        raise SystemExit(f"{path} holds {record}, and this is {header}: choose another --out")
-    return rows
-
-
-def write(path, record):
-    """All of it or nothing: an interrupted write leaves the file as it was."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(draft, path)
 
 
 def line(row):

@@ -243,8 +243,8 @@ class ChunkKeys:
         self.q, self.log_prob, self.score_log_prob = q, q.log_prob, q.score_log_prob
 
     def partial_rsample(self, key, sample_shape=()):
-        keys = [jax.random.fold_in(jax.random.split(key, 1)[0], i) for i in range(3)]
-        draws = [self.q.partial_rsample(k, (2,)) for k in jax.random.clone(jnp.stack(keys))]
+        first = jax.random.split(key, 1)[0]
+        draws = [self.q.partial_rsample(jax.random.fold_in(first, i), (2,)) for i in range(3)]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *draws)
 
     sample = partial_rsample
