@@ -48,12 +48,12 @@ def posterior(family, params, x):
     if family == "normal":
         return vi.families.normal(loc, log_scale=spread)
     if family == "bits":
-        return vi.likelihoods.bernoulli(loc)
+        return vi.families.bernoulli(loc)
     half = LATENT // 2
     normal = vi.families.normal(loc[..., :half], log_scale=spread[..., :half])
 
     def bits(z):
-        return vi.likelihoods.bernoulli(loc[..., half:] + dense(params["between"], z))
+        return vi.families.bernoulli(loc[..., half:] + dense(params["between"], z))
 
     return vi.families.chain({"z": normal, "c": bits})
 
@@ -66,10 +66,10 @@ def log_joint(family, params, x):
         if family == "normal":
             log_prior, code = standard.log_prob(z).sum(-1), z
         elif family == "bits":
-            log_prior, code = vi.likelihoods.bernoulli(logits).log_prob(z), z
+            log_prior, code = vi.families.bernoulli(logits).log_prob(z), z
         else:
-            of_bits = vi.likelihoods.bernoulli(logits[LATENT // 2 :])
-            log_prior = standard.log_prob(z["z"]).sum(-1) + of_bits.log_prob(z["c"])
+            of_bits = vi.families.bernoulli(logits[LATENT // 2 :]).log_prob(z["c"])
+            log_prior = standard.log_prob(z["z"]).sum(-1) + of_bits
             code = jnp.concatenate([z["z"], z["c"]], -1)
         hidden = jnp.tanh(dense(params["hidden"], code))
         return log_prior + vi.likelihoods.bernoulli(dense(params["logits"], hidden)).log_prob(x)

@@ -108,3 +108,18 @@ def test_sample_carries_no_path_and_rsample_does():
 
 def test_chain_prints_its_structure():
     assert repr(chain(LOC, LOG_SCALE)) == "chain(z1; z2 | z1; z3 | z2, z1)"
+
+
+def test_bits_have_a_right_score_where_networks_start():
+    """At a logit of 0 the score is z - 1/2; NumPyro's own is the twin, 0 there."""
+
+    def score(family):
+        return jax.vmap(jax.grad(lambda logit, z: family(logit[None]).log_prob(z[None])))(
+            jnp.zeros(2), jnp.array([0.0, 1.0])
+        )
+
+    chex.assert_trees_all_close(score(vi.families.bernoulli), jnp.array([-0.5, 0.5]))
+    numpyros = score(lambda logits: dist.BernoulliLogits(logits).to_event(1))
+    assert abs(numpyros - jnp.array([-0.5, 0.5])).max() > 0.4
+    with pytest.raises(ValueError, match="bernoulli: logits must have a last axis of D bits"):
+        vi.families.bernoulli(jnp.array(0.3))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
-    "_check": -2, "_mixed": -1, "types": 0,
+    "_check": -2, "_mixed": -1, "_bernoulli": -1, "types": 0,
     "bounds": 1,
     "gradients": 2,
     "diagnostics": 3, "testing": 3,
@@ -22,7 +22,7 @@ MAY_NOT = {  # beside the tower: on types alone
     "likelihoods": {"bounds", "gradients"},
     "training": {"bounds", "gradients"},
 }
-CELLAR = ("_check", "_mixed")
+CELLAR = ("_check", "_mixed", "_bernoulli")
 ROOMS = [name for name in FLOORS if name not in (*CELLAR, "types")]
 WITHOUT_NUMPYRO = ["types", "bounds", "gradients", "training"]
 LINES = 250

@@ -4,6 +4,7 @@ A family returns a NumPyro distribution, or an object with the same ``sample``, 
 ``log_prob``.
 """
 
+from vi.families._bernoulli import bernoulli
 from vi.families._chain import Chain, chain
 from vi.families._concrete import binary_concrete, concrete
 from vi.families._coupled import Coupled, antithetic, quasi, stratified
@@ -17,6 +18,7 @@ __all__ = [
     "Chain",
     "Coupled",
     "antithetic",
+    "bernoulli",
     "binary_concrete",
     "chain",
     "concrete",

@@ -1,25 +1,9 @@
 """Binary data."""
 
-import jax
-import numpyro.distributions as dist
 from jaxtyping import Array, Float
-from numpyro.distributions.util import validate_sample
 
+from vi._bernoulli import Bernoulli
 from vi.likelihoods._event import Observation, observation
-
-
-class Bernoulli(dist.BernoulliLogits):
-    """NumPyro's, with a derivative that is right at a logit of 0.
-
-    There NumPyro 0.22 writes softplus as ``max(l, 0) + log1p(exp(-|l|))``, whose automatic
-    derivative at 0 is 0 and not 1/2: wrong for every pixel of a decoder whose output layer starts
-    at zero.
-    """
-
-    @validate_sample
-    def log_prob(self, value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """``x l - softplus(l)`` per bit, in nats."""
-        return value * self.logits - jax.nn.softplus(self.logits)
 
 
 def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1) -> Observation:
