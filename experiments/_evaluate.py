@@ -78,7 +78,7 @@ def _score(key, model, x, num_samples):
         log_likelihood = decode(model, z).log_prob(x)
         return log_likelihood + prior(model).log_prob(z), log_likelihood
 
-    objective = vi.gradients.reparam(iwae, chunk_size=CHUNK)
+    objective = vi.gradients.fixed(iwae, chunk_size=CHUNK)
     value, log_w, log_likelihood = objective.evaluate(
         draws_key, posterior(model, x), log_joint, num_samples
     )

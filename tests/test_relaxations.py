@@ -348,3 +348,9 @@ def test_straight_through_is_biased_under_reparam():
 
     size, stderr = bias(value, 4)
     assert size > 5 * stderr
+
+
+def test_a_known_temperature_may_be_an_array_that_jit_closes_over():
+    temperature = jnp.array(0.5)
+    q = jax.jit(lambda logits: binary_concrete(logits, temperature=temperature).log_prob(logits))
+    assert jnp.isfinite(q(jnp.array([0.3, 0.4])))

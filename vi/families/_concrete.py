@@ -203,5 +203,5 @@ def require_temperature(where: str, temperature) -> None:
     if jnp.shape(temperature) != ():
         got = f"shape {list(jnp.shape(temperature))}"
         raise refusal(where, "temperature", rule, got, remedy)
-    if not isinstance(temperature, Tracer) and not 0 < temperature < jnp.inf:
+    if not isinstance(temperature, Tracer) and not 0 < float(temperature) < jnp.inf:
         raise refusal(where, "temperature", rule, temperature, remedy)
