@@ -42,18 +42,21 @@ class Phases(NamedTuple):
 def phases(
     make: Callable[[Any], SigmoidBelief],
     params: Any,
-    key: jax.Array,
+    keys: Any,
     x: jax.Array,
     num_samples: int,
 ) -> Phases:
-    """All three, at parameters of which ``make`` makes the network; as many dreams as data."""
-    dream_key = jax.random.fold_in(key, 0)
+    """All three, at parameters of which ``make`` makes the network; as many dreams as data.
+
+    ``keys``: two, that of the draws awake and that of the dreams.
+    """
+    draws_key, dream_key = keys
 
     def wake(params):
         network = make(params)
         objective = vi.gradients.wake(vi.bounds.iwae)
         q = network.posterior(x)
-        return -objective(key, q, log_joint(network, x), num_samples).mean()
+        return -objective(draws_key, q, log_joint(network, x), num_samples).mean()
 
     def sleep(params):
         network = make(params)
@@ -80,14 +83,14 @@ def wake_sleep_step(optimizer: optax.GradientTransformation, num_samples: int) -
     """
 
     def step(state, key, grey):
-        bits_key, draws_key = jax.random.split(key)
+        bits_key, draws_key, dream_key = jax.random.split(key, 3)
         x = binarise(bits_key, grey)
 
         def make(params):
             whole = {**state.params, "belief": params}
             return nnx.merge(state.graphdef, whole, state.variables, copy=True)["belief"]
 
-        found = phases(make, state.params["belief"], draws_key, x, num_samples)
+        found = phases(make, state.params["belief"], (draws_key, dream_key), x, num_samples)
         recognition = jax.tree.map(lambda a, b: (a + b) / 2, found.wake_phi, found.sleep_phi)
         belief = {"generative": found.theta, "recognition": recognition}
         gradient = {**optax.tree.zeros_like(state.params), "belief": belief}

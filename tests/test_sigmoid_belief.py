@@ -145,7 +145,7 @@ def test_the_wake_phases_are_exact_by_enumeration(tiny, monkeypatch):
                     prior=network.prior, logits=network.logits, posterior=lambda _: q
                 )
 
-            found = _wake_sleep.phases(given, params, jax.random.key(0), X, K)
+            found = _wake_sleep.phases(given, params, jax.random.split(jax.random.key(0)), X, K)
             return found.theta, found.wake_phi
 
         monkeypatch.setattr(vi.gradients, "wake", objective)
@@ -189,7 +189,7 @@ def test_the_sleep_phase_is_exact_by_enumeration(tiny, monkeypatch):
     def sleep(z1, z2, x):
         dreamt = {"z1": z1[None], "z2": z2[None]}, x[None]
         monkeypatch.setattr(_wake_sleep, "dream", lambda key, network, n: dreamt)
-        found = _wake_sleep.phases(make, params, jax.random.key(0), X, K)
+        found = _wake_sleep.phases(make, params, jax.random.split(jax.random.key(0)), X, K)
         return found.sleep_phi
 
     def exact(phi):
@@ -238,7 +238,7 @@ def test_the_wake_sleep_step_descends_its_three_phases(monkeypatch):
     models = build_belief(SimpleNamespace(hidden=3, layers=2), images, nnx.Rngs(0))
     before = vi.training.init(models, optimizer)
 
-    def phases(make, params, key, x, num_samples):
+    def phases(make, params, keys, x, num_samples):
         assert make(params).names == ["z1", "z2"]
         assert (x.shape, num_samples) == ((20, 64), K)
         theta, wake = (optax.tree.full_like(params[n], 1.0) for n in ("generative", "recognition"))
