@@ -2,15 +2,15 @@
 
 import argparse
 import json
-import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from benchmarks._cells import header
 
 
 class Paired(NamedTuple):
@@ -113,24 +113,5 @@ def report(title: str, rows: Iterable[Row], args: argparse.Namespace) -> None:
         )
     if args.out:
         flags = {k: v for k, v in vars(args).items() if k != "out"}
-        device = f"{jax.devices()[0].device_kind} ({platform.machine()})"
-        record = {"title": title, "device": device, "jax": jax.__version__, **flags}
+        record = header(title) | flags
         args.out.write_text(json.dumps({**record, "rows": records}, indent=1) + "\n")
-
-
-def finished(path, header):
-    """The rows that ``path`` holds, of this machine and this JAX."""
-    if path is None or path.stat().st_size == 0:
-        return []
-    record = json.loads(path.read_text())
-    rows = record.pop("rows")
-    if record != header:
-        raise SystemExit(f"{path} holds {record}, and this is {header}: choose another --out")
-    return rows
-
-
-def write(path, record):
-    """All of it or nothing: an interrupted write leaves the file as it was."""
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(draft, path)

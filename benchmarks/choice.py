@@ -9,7 +9,6 @@ keys. Efficiency is one over variance times seconds, relative to the first estim
 """
 
 import functools
-import platform
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,8 @@ import numpyro.distributions as dist
 import optax
 
 import vi
-from benchmarks._paired import command_line, count, finished, write
+from benchmarks._cells import fill, header
+from benchmarks._paired import command_line, count
 from experiments._data import load_images
 from vi.bounds import iwae
 from vi.gradients import dreg, mixed, reparam, score, vimco
@@ -129,8 +129,6 @@ def measure(family, num_samples, args, images):
     variance, efficiency = meter.relative_variance, meter.relative_efficiency
     for index, name in enumerate(makes):
         yield {
-            "family": family,
-            "num_samples": num_samples,
             "name": name,
             "variance": float(variance[0][index, block]),
             "variance_stderr": float(variance[1][index, block]),
@@ -151,29 +149,17 @@ def main():
     samples = {"type": count, "nargs": "+", "default": [2, 8, 64], "metavar": "K"}
     replicates = {"type": count, "default": 1000, "help": "gradients of each estimator"}
     args = command_line(__doc__, num_steps=1000, num_samples=samples, num_replicates=replicates)
-    header = {
-        "title": "iwae, the encoder's gradient: relative to the first of each family",
-        "num_steps": args.num_steps,
-        "num_replicates": args.num_replicates,
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-    }
+    facts = {"num_steps": args.num_steps, "num_replicates": args.num_replicates}
+    head = header("iwae, the encoder's gradient: relative to the first of each family", **facts)
     images = jnp.asarray(load_images("digits").train, jnp.float32)
-    rows = finished(args.out, header)
-    done = {(row["family"], row["num_samples"]) for row in rows}
-    print(f"{header['title']}; trained for {args.num_steps} steps")
+    print(f"{head['title']}; trained for {args.num_steps} steps")
     print(f"{'':>16} {'K':>4} {'':>22} {'variance':>10} {'':>11} {'ms':>7} {'efficiency':>10}")
-    for row in rows:
-        print(line(row))
-    for num_samples in args.num_samples:
-        for family in ESTIMATORS:
-            if (family, num_samples) in done:
-                continue
-            for row in measure(family, num_samples, args, images):
-                rows.append(row)
-                print(line(row), flush=True)
-            if args.out:
-                write(args.out, {**header, "rows": rows})
+
+    def cell(family, num_samples):
+        return measure(family, num_samples, args, images)
+
+    cells = [{"family": f, "num_samples": k} for k in args.num_samples for f in ESTIMATORS]
+    fill(args.out, head, cells, cell, line)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ a second. Each finished cell is written to ``--out``: a run that is started agai
 
 import functools
 import math
-import platform
 import time
 
 import jax
@@ -21,7 +20,8 @@ import optax
 
 import vi
 from benchmarks import train_step
-from benchmarks._paired import Row, command_line, compiled, count, finished, paired, write
+from benchmarks._cells import fill, header
+from benchmarks._paired import Row, command_line, compiled, count, paired
 from vi import bounds
 
 REACH = 1.05
@@ -134,29 +134,19 @@ def main():
     names = {"nargs": "+", "default": list(BOUNDS), "choices": list(BOUNDS), "metavar": "BOUND"}
     names["help"] = f"any of: {', '.join(BOUNDS)}"
     args = command_line(__doc__, num_steps=200, num_samples=samples, bounds=names)
-    header = {
-        "title": "dreg against reparam, per training step",
-        "reach": REACH,
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-    }
-    rows = finished(args.out, header)
-    done = {(row["name"], row["num_samples"]) for row in rows}
-    print(f"{header['title']}; medians of {args.num_pairs} pairs")
+    head = header("dreg against reparam, per training step", reach=REACH)
+    print(f"{head['title']}; medians of {args.num_pairs} pairs")
     print(f"{'':>24} {'K':>4} {'steps':>6} {'dreg ms':>9} {'reparam ms':>10} {'ratio':>7}"
           "  95 % interval   compile s")  # fmt: skip
-    for row in rows:
-        print(line(row))
-    for name, K in dict.fromkeys(cells(args.bounds, args.num_samples)):
-        if (name, K) in done:
-            continue
-        num_steps = steps_in_a_second(K, args.num_steps)
-        row = measure(name, K, num_steps, args.num_pairs)
-        sizes = {"num_samples": K, "num_steps": num_steps}
-        rows.append({**row._asdict(), **sizes, "times": row.times._asdict()})
-        print(line(rows[-1]), flush=True)
-        if args.out:
-            write(args.out, {**header, "rows": rows})
+
+    def cell(name, num_samples):
+        num_steps = steps_in_a_second(num_samples, args.num_steps)
+        row = measure(name, num_samples, num_steps, args.num_pairs)
+        yield {**row._asdict(), "num_steps": num_steps, "times": row.times._asdict()}
+
+    names = dict.fromkeys(cells(args.bounds, args.num_samples))
+    wanted = [{"name": name, "num_samples": K} for name, K in names]
+    rows = fill(args.out, head, wanted, cell, line)
     ratios = [row["times"]["ratio"] for row in rows]
     print(f"{sum(ratio <= REACH for ratio in ratios)} of {len(ratios)} ratios are at most {REACH}")
 

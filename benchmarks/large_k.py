@@ -9,7 +9,6 @@ count of temporary bytes for the compiled step. Finished cells are kept in ``--o
 """
 
 import functools
-import platform
 import time
 
 import jax
@@ -19,7 +18,8 @@ import optax
 
 import vi
 from benchmarks import train_step
-from benchmarks._paired import command_line, compiled, count, finished, paired, write
+from benchmarks._cells import fill, header
+from benchmarks._paired import command_line, compiled, count, paired
 from vi.bounds import iwae
 
 BATCH = 20
@@ -100,7 +100,7 @@ def measure(name, num_samples, chunk_size, num_steps, num_pairs):
         program, seconds = compiled(scan(objective, num_samples, num_steps), *at)
         sides[side] = functools.partial(program, *at)
         sizes[f"{side}_compile"] = round(seconds, 2)
-    row = {"name": name, "num_samples": num_samples, "num_steps": num_steps, **sizes}
+    row = {"num_steps": num_steps, **sizes}
     if "chunked" not in sides:
         times = paired(sides["plain"], sides["plain"], num_pairs=num_pairs, num_steps=num_steps)
         return row | {"plain": times.ours}
@@ -136,28 +136,17 @@ def main():
     chunk = {"type": count, "default": 64, "metavar": "C", "help": "draws in memory at once"}
     options = {"num_samples": samples, "estimators": names, "chunk_size": chunk}
     args = command_line(__doc__, num_steps=200, **options)
-    header = {
-        "title": "iwae, plain and in chunks",
-        "reach": REACH,
-        "chunk_size": args.chunk_size,
-        "batch": BATCH,
-        "device": f"{jax.devices()[0].device_kind} ({platform.machine()})",
-        "jax": jax.__version__,
-    }
-    rows = finished(args.out, header)
-    done = {(row["name"], row["num_samples"]) for row in rows}
-    print(f"{header['title']} of {args.chunk_size}; medians of {args.num_pairs} pairs")
+    facts = {"reach": REACH, "chunk_size": args.chunk_size, "batch": BATCH}
+    head = header("iwae, plain and in chunks", **facts)
+    print(f"{head['title']} of {args.chunk_size}; medians of {args.num_pairs} pairs")
     print(f"{'':>8} {'K':>5}  {'steps/s':>9} {'chunked':>9}  time, chunked / plain"
           f" {'MiB':>9} {'chunked':>9} {'ratio':>8}")  # fmt: skip
-    for row in rows:
-        print(line(row))
-    cells = [(n, k) for k in args.num_samples for n in args.estimators if (n, k) not in done]
-    for name, num_samples in cells:
-        row = measure(name, num_samples, args.chunk_size, args.num_steps, args.num_pairs)
-        rows.append(row)
-        print(line(row), flush=True)
-        if args.out:
-            write(args.out, {**header, "rows": rows})
+
+    def cell(name, num_samples):
+        yield measure(name, num_samples, args.chunk_size, args.num_steps, args.num_pairs)
+
+    cells = [{"name": n, "num_samples": k} for k in args.num_samples for n in args.estimators]
+    fill(args.out, head, cells, cell, line)
 
 
 if __name__ == "__main__":
