@@ -326,3 +326,21 @@ def test_unbiased_across_replicates(couple, estimator):
 def test_coupling_inside_k_is_wrong(couple, estimator):
     found = report(estimator(iwae), lambda q: Hiding(couple(q)), num_replicates=20_000)
     assert not found.passed, found
+
+
+def test_a_chain_with_a_coupled_member_is_coupled():
+    coupled = vi.families.antithetic(dist.Normal(0.3, 1.0))
+    q = vi.families.chain({"a": coupled, "b": lambda a: dist.Normal(a, 1.0)})
+    nested = vi.families.chain({"c": q, "d": dist.Normal(0.0, 1.0)})
+    assert not q.independent_samples
+    for chained in (q, nested):
+        with pytest.raises(ValueError, match=r"vimco: q must have independent draws inside K"):
+            vi.gradients.vimco(vi.bounds.iwae)(
+                jax.random.key(0), chained, lambda z: 0.0 * jnp.ones(4), 4
+            )
+    assert vi.families.chain({"a": dist.Normal(0.0, 1.0)}).independent_samples
+
+
+def test_a_discrete_uniform_is_refused():
+    with pytest.raises(ValueError, match=r"stratified: q must have an inverse .*DiscreteUniform"):
+        vi.families.stratified(dist.DiscreteUniform(0, 3)).sample(jax.random.key(0), (4,))

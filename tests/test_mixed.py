@@ -250,6 +250,54 @@ class ChunkKeys:
     sample = partial_rsample
 
 
+class FloatBits(GivenBits):
+    """Bits as floats: their tangent is a number, 0, and not the absence of one."""
+
+    has_rsample = False
+
+    def __init__(self, logits):
+        self.q = dist.Bernoulli(logits=logits)
+
+    def sample(self, key, sample_shape=()):
+        return 1.0 * self.q.sample(key, sample_shape)
+
+
+def test_forward_mode_does_not_pass_through_what_is_held():
+    """The derivative of the square root at a bit of 0 is infinite, and none of its business."""
+
+    def value(logits):
+        q = chain({"z": dist.Normal(0.0, 1.0).expand([2]), "c": FloatBits(logits)})
+        return mixed(elbo)(jax.random.key(0), q, lambda z: jnp.sqrt(z["c"]) - z["z"] ** 2, 8).sum()
+
+    logits = jnp.array([0.3, -0.4])
+    forward, reverse = jax.jit(jax.jacfwd(value))(logits), jax.jit(jax.grad(value))(logits)
+    assert jnp.isfinite(reverse).all()
+    chex.assert_trees_all_close(forward, reverse, rtol=1e-5)
+
+
+@vi.gradients.estimator
+def signal_alone(bound, log_w):
+    first = vi.bounds.first_derivative(bound, log_w)
+    return vi.types.Coefficients(theta=first, signal=first)
+
+
+@vi.gradients.estimator
+def signal_and_a_path_of_zero(bound, log_w):
+    first = vi.bounds.first_derivative(bound, log_w)
+    return vi.types.Coefficients(theta=first, path=0 * first, signal=first)
+
+
+def test_a_signal_needs_no_path_to_go_through_the_draw():
+    def value(loc, make):
+        q = chain({"z": dist.Normal(loc, 1.0), "c": lambda z: dist.Bernoulli(logits=z)})
+        return make(elbo)(jax.random.key(0), q, joint, 5)
+
+    gradient = jax.jit(jax.grad(value), static_argnums=1)
+    one, other = (gradient(0.7, make) for make in (signal_alone, signal_and_a_path_of_zero))
+    assert abs(one) > 1e-3
+    chex.assert_trees_all_close(one, other, rtol=1e-5)
+
+
 def test_chunks_change_memory_and_nothing_else():
     def value(params, objective, make):
         return objective(jax.random.key(0), make(mixture(params)), joint, 6).sum()

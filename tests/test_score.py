@@ -1,5 +1,6 @@
 """Score-function rules by enumeration, for every bound of the table, and where signals end."""
 
+import functools
 import re
 
 import chex
@@ -51,6 +52,34 @@ def test_unbiased_for_every_bound(bound):
     assert jnp.abs(truth["logits"]).max() > 1e-3
 
 
+def clipped(log_w):
+    """A user's bound that declares nothing, and does not move with a shift of the weights."""
+    return jnp.maximum(iwae(log_w), -0.9)
+
+
+BARE = {
+    "clipped": clipped,
+    "mean weight": lambda log_w: jnp.exp(log_w).mean(0),
+    "tempered": vi.bounds.tempered(clipped, 0.5),
+    "jackknife": vi.bounds.jackknife(clipped),
+    "partial": functools.partial(clipped),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("bound", BARE.values(), ids=BARE)
+def test_nothing_is_taken_for_declared(bound):
+    truth, (mean,) = truth_and_means(bound, [vimco], 2)
+    chex.assert_trees_all_close(mean, truth, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_wrong_declaration_of_the_shift_is_biased():
+    wrong = vi.bounds.declare(shift="equivariant")(lambda log_w: clipped(log_w))
+    truth, (mean,) = truth_and_means(wrong, [vimco], 2)
+    assert jnp.abs(mean["logits"] - truth["logits"]).max() > 0.01
+
+
 @pytest.mark.usefixtures("x64")
 def test_unbiased_with_every_baseline():
     truth, means = truth_and_means(iwae, ESTIMATORS.values(), 3)
@@ -83,6 +112,25 @@ def test_nvil_divides_the_gradient_of_q_and_no_other():
         mean = mean_gradient(score(iwae, baseline=baseline), params, 2)
         chex.assert_trees_all_close(mean["logits"], truth["logits"] / scale, rtol=1e-10)
         chex.assert_trees_all_close(mean["w"], truth["w"], rtol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_nvil_centres_where_the_posterior_is_known():
+    """At the posterior F is log p(x) on every draw: the coefficient of the ELBO's score is 0."""
+    log_w = jnp.full((3, 2), -1.7)
+    for moments, coefficient in ((SignalMoments(jnp.array(-1.0)), 0.0), (SignalMoments(), -1.0)):
+        baseline = nvil(moments, jnp.array([-0.7, -0.7]))
+        found = score(elbo, baseline=baseline).rule(elbo, log_w).score
+        chex.assert_trees_all_close(found, jnp.full((3, 2), coefficient), atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_moments_keep_their_type_in_a_scan():
+    def step(moments, signal):
+        return moments.updated(signal), None
+
+    moments, _ = jax.lax.scan(step, SignalMoments(), jnp.ones((3, 4)))
+    assert moments.mean.dtype == jnp.float32
 
 
 def test_moving_moments():
@@ -177,6 +225,12 @@ REFUSALS = {
         lambda: score(iwae)(jax.random.key(0), Coupled(), JOINT, 3),
         "score: q must have independent draws inside K (got Coupled); couple replicates",
     ),
+    "a prediction of another shape": (
+        lambda: score(iwae, baseline=nvil(SignalMoments(), jnp.zeros((3, 1))))(
+            jax.random.key(0), dist.Bernoulli(0.3 * jnp.ones((3, 3))).to_event(1), JOINT, 3
+        ),
+        "nvil: prediction must be [3], one for each datum (got shape [3, 1])",
+    ),
     "others of one": (
         lambda: leave_one_out(elbo, jnp.zeros(1)),
         "leave_one_out: log_w must have at least 2 samples",
@@ -193,6 +247,27 @@ def test_refused(name):
     call, message = REFUSALS[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_two_of_one_rule_are_equal():
+    assert score(iwae) == score(iwae)
+    assert hash(score(iwae, baseline=leave_one_out)) == hash(score(iwae, baseline=leave_one_out))
+    assert score(iwae) != score(iwae, baseline=leave_one_out)
+    assert repr(score(iwae, baseline=leave_one_out)) == "score(iwae, baseline=leave_one_out)"
+
+
+def test_a_baseline_per_datum_serves_every_replicate():
+    level = jnp.array([-1.0, -2.0, -3.0])
+    q = dist.Bernoulli(logits=jnp.zeros((3, 2)) + 0.2).to_event(1)
+
+    def evaluated(objective):
+        return objective.evaluate(jax.random.key(0), q, lambda z: -1.0 * z.sum(-1), 5)
+
+    objective = score(iwae, baseline=lambda bound, log_w: level)
+    evaluation = evaluated(vi.gradients.replicated(objective, 4))
+    assert evaluation.value.shape == (3,)
+    assert evaluation.log_weights.shape == (5, 4, 3)
+    chex.assert_trees_all_close(evaluation.value, iwae(evaluation.log_weights).mean(0))
 
 
 def test_no_gradient_flows_through_a_baseline():

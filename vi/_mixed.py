@@ -21,3 +21,11 @@ def score_log_prob(q, z):
         return q.score_log_prob(z)
     log_q = q.log_prob(z)
     return jnp.zeros_like(log_q) if is_reparameterised(q) else log_q
+
+
+def has_path(q, z):
+    """For each leaf of ``z``, whether a derivative flows through it: a pytree of booleans."""
+    if hasattr(q, "has_path"):
+        return q.has_path(z)
+    known = hasattr(q, "partial_rsample") or is_reparameterised(q)
+    return jax.tree.map(lambda _: known, z)

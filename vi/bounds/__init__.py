@@ -23,7 +23,7 @@ from vi.bounds._jackknife import jackknife
 from vi.bounds._log_variance import log_variance
 from vi.bounds._mix import mix
 from vi.bounds._renyi import cubo, renyi
-from vi.bounds._replaced import generic_replaced, leave_one_out, replaced
+from vi.bounds._replaced import generic_replaced, learning_signal, leave_one_out, replaced
 from vi.bounds._sumo import Roulette, sumo
 from vi.bounds._tempered import tempered
 from vi.bounds._thermodynamic import eubo, tvo_lower, tvo_upper
@@ -51,6 +51,7 @@ __all__ = [
     "iwae",
     "jackknife",
     "jensen_shannon",
+    "learning_signal",
     "leave_one_out",
     "log_variance",
     "mix",

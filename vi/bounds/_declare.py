@@ -104,6 +104,17 @@ def declare(
     return decorate
 
 
+def known_shift(bound: Bound) -> Shift:
+    """The shift that the bound, or what it wraps, has declared; ``none`` for a bare function.
+
+    To subtract a constant from the weights needs a declaration, not a default: it may be wrong.
+    """
+    wrapped = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
+    if getattr(bound, "declaration", None) is not None:
+        return declaration(bound).shift
+    return "none" if wrapped is None else known_shift(wrapped)
+
+
 def declaration(bound: Bound) -> Declaration:
     """What ``bound`` declares, or the defaults where it declares nothing.
 

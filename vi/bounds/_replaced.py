@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._declare import declaration
+from vi.bounds._declare import declaration, known_shift
 from vi.bounds._others import sum_of_others
+from vi.bounds._self_normalised import top_of
 from vi.types import Bound
 
 _BLOCK = 32
@@ -24,9 +25,12 @@ def replaced(
         >>> print(vi.bounds.replaced(vi.bounds.elbo, jnp.array([3.0, 6.0]), jnp.array([4.0, 0.0])))
         [5.  1.5]
     """
+    log_w, new = at_least_float32("replaced", log_w), at_least_float32("replaced", new, "new")
     if new.shape != log_w.shape:
         got = f"{list(new.shape)} against {list(log_w.shape)}"
         raise refusal("replaced", "new", "have the shape of log_w", got, "give one for each weight")
+    dtype = jnp.promote_types(log_w.dtype, new.dtype)
+    log_w, new = log_w.astype(dtype), new.astype(dtype)
     declared = declaration(bound).replaced
     return generic_replaced(bound, log_w, new) if declared is None else declared(log_w, new)
 
@@ -78,3 +82,30 @@ def leave_one_out(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Array,
     total = sum_of_others(jnp.where(is_finite, log_w, 0.0))
     mean = jnp.where(count == 0, -jnp.inf, total / jnp.maximum(count, 1))
     return replaced(bound, log_w, mean)
+
+
+def learning_signal(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
+    """``F - F_{-k}``, what draw k adds to the bound: VIMCO's signal for its score.
+
+    The second term is ``leave_one_out``. Where a bound declares that it moves with a shift of the
+    weights, or does not, both are taken of weights less their largest: that keeps the digits which
+    a difference of large numbers would lose. Where a weight of zero makes one of them infinite, the
+    signal is 0.
+
+    Args:
+        bound: Any bound.
+        log_w: Log-weights ``[K, *batch]``, K at least 2.
+
+    Returns:
+        ``[K, *batch]`` in nats.
+
+    Raises:
+        ValueError: K is 1.
+
+    References:
+        Mnih and Rezende (2016).
+    """
+    log_w = at_least_float32("learning_signal", log_w)
+    below = log_w - (top_of(log_w) if known_shift(bound) != "none" else 0.0)
+    value, without = bound(below), leave_one_out(bound, below)
+    return jnp.where(jnp.isinf(value) | jnp.isinf(without), 0.0, value - without)

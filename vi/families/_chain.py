@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array, Float
 
 from vi._check import is_reparameterised, refusal
-from vi._mixed import partial_rsample, score_log_prob
+from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.types import Key, Variational
 
 Member = Variational | Callable[..., Variational]
@@ -58,6 +58,11 @@ class Chain:
                 self._parents[name] = _parents(name, member, earlier)
             earlier.append(name)
 
+    @property
+    def independent_samples(self) -> bool:
+        """Whether those of every member that draws along the sample axes are."""
+        return all(getattr(member, "independent_samples", True) for member in self.members.values())
+
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
         """Draw every latent, ``{name: [*sample_shape, *batch, *event]}``; carries no path."""
         return jax.lax.stop_gradient(self._draw(key, sample_shape, _sample))
@@ -77,6 +82,10 @@ class Chain:
     def score_log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
         """The same sum over the members whose draws have no derivative."""
         return self._total(value, score_log_prob)
+
+    def has_path(self, value: Mapping[str, Array], /) -> dict[str, Any]:
+        """Whether the draws of each latent have a derivative."""
+        return {name: has_path(self._member(name, value), value[name]) for name in self.members}
 
     def _total(self, value, log_prob) -> Any:
         if set(value) != set(self.members):

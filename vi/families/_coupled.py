@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from vi._check import is_reparameterised, refusal
-from vi._mixed import score_log_prob
+from vi._mixed import has_path, score_log_prob
 from vi.families._chain import Chain
 from vi.families._inverse import from_uniforms, noise_shape
 from vi.families._uniforms import PointSet, antithetic_points, latin_hypercube, scrambled_sobol
@@ -175,6 +175,10 @@ class Coupled:
     def log_prob(self, value: PyTree[Array], /) -> Float[Array, "*shape"]:
         """That of ``q``: of each draw alone."""
         return self.q.log_prob(value)
+
+    def has_path(self, value: PyTree[Array], /) -> PyTree[bool]:
+        """Whether each leaf of a draw has a derivative."""
+        return has_path(self.q, value)
 
     def score_log_prob(self, value: PyTree[Array], /) -> Float[Array, "*shape"]:
         """The log-probability of the leaves through which no derivative flows."""

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from vi._check import refusal
+from vi._check import is_reparameterised, refusal
 
 _Bernoulli: Any = dist.BernoulliLogits | dist.BernoulliProbs
 _Categorical: Any = dist.CategoricalLogits | dist.CategoricalProbs
@@ -28,7 +28,9 @@ def noise_shape(where: str, q: Any) -> tuple[int, ...]:
         return noise_shape(where, q.base_dist)
     if isinstance(q, _Bernoulli | _Categorical | dist.MultivariateNormal):
         return q.event_shape
-    if not _has_icdf(q):
+    # NumPyro's icdf of a discrete uniform is none; ours of bits and categories are above
+    discrete = getattr(q.support, "is_discrete", False) and not is_reparameterised(q)
+    if discrete or not _has_icdf(q):
         remedy = "draw plainly, or from normals and transforms of them"
         got = type(q).__name__
         raise refusal(where, "q", "have an inverse distribution function", got, remedy)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vi._check import log_ratio
-from vi._mixed import partial_rsample, score_log_prob
+from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._hoist import Hoisted, hoist
 from vi.gradients._linearised import linearise, moving
 from vi.gradients._requirements import require_leading, require_pair
@@ -27,6 +27,7 @@ class Part(NamedTuple):
     log_p: Hoisted
     log_q: Hoisted
     log_held: Hoisted | None = None  # log-probability of the leaves that no derivative reaches
+    paths: tuple[bool, ...] | None = None  # of the leaves of a draw, those that one reaches
 
     @property
     def densities(self) -> tuple[Hoisted, ...]:
@@ -58,8 +59,14 @@ def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint) -> P
 def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
     """The part with draws that carry the derivatives which the coefficients multiply."""
     if used.signal is not None:
-        held = hoist(name, "q", lambda z: (score_log_prob(q, z), None), part.draw.out)
-        return part._replace(log_held=held)
+        paths: list[bool] = []
+
+        def score_of(z):
+            paths[:] = jax.tree.leaves(has_path(q, z))
+            return score_log_prob(q, z), None
+
+        held = hoist(name, "q", score_of, part.draw.out)
+        return part._replace(log_held=held, paths=tuple(paths))
     if used.path is None:
         draw = q.sample
     elif hasattr(q, "partial_rsample"):
@@ -99,7 +106,7 @@ def _concatenate(*arrays):
 def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, direction):
     """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
     (draw, *consts), (d_draw, *d_consts) = operand, direction
-    if used.path is None:
+    if used.path is None and used.signal is None:
         z, d_z = part.draw.call(draw, key), None
     else:
         params = moving(draw, d_draw)
@@ -107,6 +114,8 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
             lambda at: part.draw.call(params.insert(at), key), (params.at,), (params.tangents,)
         )
         d_z = jax.tree.leaves(d_z) if params.at else None
+        if d_z is not None and part.paths is not None:
+            d_z = [d if moves else None for d, moves in zip(d_z, part.paths, strict=True)]
     held = [None if used.score is None and i == 1 else d for i, d in enumerate(d_consts)]
     terms = [
         linearise(name, density, at, along, z, d_z)

@@ -1,6 +1,6 @@
 """The estimator for draws of which some leaves are reparameterised and others are not."""
 
-import functools
+from dataclasses import dataclass
 
 from vi.bounds import first_derivative
 from vi.gradients._objective import Objective
@@ -58,13 +58,20 @@ def mixed(
         Schulman, Heess, Weber and Abbeel (2015), for the total derivative in such a graph; Mnih and
         Rezende (2016), for the signal.
     """
-    return Objective(functools.partial(_mixed, baseline=baseline), bound, chunk_size, axis_name)
+    return Objective(_Mixed(baseline), bound, chunk_size, axis_name)
 
 
-def _mixed(bound, log_w, baseline):
-    first = first_derivative(bound, log_w)
-    if baseline is None:
-        signal = left_out_signal("mixed", bound, log_w)
-    else:
-        signal = signal_of("mixed", bound, log_w, baseline)
-    return Coefficients(theta=first, path=first, score=-first, signal=signal)
+@dataclass(frozen=True)
+class _Mixed:
+    """The rule, equal to another with the same baseline, so that ``jit`` knows it again."""
+
+    baseline: Baseline | None
+    __name__ = "mixed"
+
+    def __call__(self, bound, log_w):
+        first = first_derivative(bound, log_w)
+        if self.baseline is None:
+            signal = left_out_signal("mixed", bound, log_w)
+        else:
+            signal = signal_of("mixed", bound, log_w, self.baseline)
+        return Coefficients(theta=first, path=first, score=-first, signal=signal)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vi._check import refusal
 from vi.bounds import first_derivative
 from vi.gradients._score import Baseline
 
@@ -34,20 +35,24 @@ class SignalMoments(NamedTuple):
         mean = kept.sum() / count
         variance = (jnp.where(is_finite, kept - mean, 0.0) ** 2).sum() / count
         share = jnp.where(is_finite.any(), 1 - decay, 0.0)
-        return SignalMoments(
+        moved = (
             self.mean + share * (mean - self.mean),
             self.variance + share * (variance - self.variance),
         )
+        kept = (jnp.asarray(old).dtype for old in self)
+        return SignalMoments(*(new.astype(dtype) for new, dtype in zip(moved, kept, strict=True)))
 
 
 def nvil(moments: SignalMoments, prediction: Float[Array, "*batch"] | float = 0.0) -> Baseline:
     r"""Centre the signal by a prediction and a moving mean, and divide it by its moving deviation.
 
-    With :math:`u_k = F - F_k` and :math:`s = \max(1, \sqrt v)` the score's coefficient becomes
-    :math:`(u_k - C(x) - c) / s`: the baseline is :math:`u_k - (u_k - C(x) - c) / s`. The centring
-    is an exact baseline. The division makes the mean gradient of q's parameters smaller by s, and
-    no other: a learning rate for q that falls with the noise. The moments must be those of
-    *earlier* steps.
+    With :math:`s = \max(1, \sqrt v)` the score's coefficient becomes
+    :math:`(F - F_k + 1 / K - C(x) - c) / s`; 1 / K is the mean of the F_k of a bound that moves
+    with a shift, so that where C(x) + c is the bound's mean the signal is centred. The centring is
+    an exact baseline. The division makes the mean gradient of q's parameters smaller by s, and no
+    other: a learning rate for q that falls with the noise. The moments must be those of *earlier*
+    steps: the paper updates them with the minibatch they are used on, which is a little biased.
+    Under ``replicated`` hand ``updated`` the bounds of single replicates, not their mean.
 
     Args:
         moments: c and v, from ``SignalMoments().updated(...)`` of earlier steps.
@@ -55,6 +60,9 @@ def nvil(moments: SignalMoments, prediction: Float[Array, "*batch"] | float = 0.
 
     Returns:
         A baseline for ``vi.gradients.score``.
+
+    Raises:
+        ValueError: At the call: a prediction that is not one number for each datum.
 
     Examples:
         A step of training hands the moments on (``vi.training.stateful_gradient_step`` keeps them):
@@ -79,8 +87,13 @@ def nvil(moments: SignalMoments, prediction: Float[Array, "*batch"] | float = 0.
     """
 
     def nvil(bound, log_w):
+        if jnp.shape(prediction) not in ((), log_w.shape[1:]):
+            rule, got = f"be {list(log_w.shape[1:])}, one for each datum", jnp.shape(prediction)
+            remedy = "take away the network's last axis of 1, if that is what differs"
+            raise refusal("nvil", "prediction", rule, f"shape {list(got)}", remedy)
         signal = bound(log_w) - first_derivative(bound, log_w)
         scale = jnp.maximum(1.0, jnp.sqrt(moments.variance))
-        return signal - (signal - prediction - moments.mean) / scale
+        centred = signal + 1 / log_w.shape[0] - prediction - moments.mean
+        return signal - centred / scale
 
     return nvil

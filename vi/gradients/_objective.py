@@ -1,6 +1,7 @@
 """The objective: a bound with a gradient estimator, ready to be called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
@@ -95,8 +96,13 @@ class Objective:
             raise refusal(name, "q and log_joint", "keep nothing", got, remedy) from error
 
     def __repr__(self) -> str:
-        options = {n: f for n, f in getattr(self.rule, "keywords", {}).items() if f is not None}
-        shown = {name: name_of(function) for name, function in options.items()}
+        rule: Any = self.rule
+        options = (
+            {field.name: getattr(rule, field.name) for field in fields(rule)}
+            if is_dataclass(rule)
+            else {}
+        )
+        shown = {name: name_of(option) for name, option in options.items() if option is not None}
         shown |= {"chunk_size": self.chunk_size, "axis_name": self.axis_name}
         tail = "".join(f", {name}={value}" for name, value in shown.items() if value is not None)
         return f"{name_of(self.rule)}({name_of(self.bound)}{tail})"

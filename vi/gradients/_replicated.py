@@ -1,12 +1,14 @@
 """The axis S: independent bounds, averaged."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count
-from vi._mixed import partial_rsample, score_log_prob
+from vi._check import name_of, refusal, require_count
+from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._engine import Evaluation
 from vi.gradients._objective import Objective
 from vi.types import Key, LogDensity, Variational
@@ -71,11 +73,35 @@ class Replicated:
     ) -> Evaluation:
         """The mean of the S bounds ``[*batch]``, all log-weights ``[K, S, *batch]``, and aux."""
         across: Any = _Across(q, self.num_replicates)
-        evaluation = self.objective.evaluate(key, across, log_joint, num_samples)
+        one = self.objective
+        each = replace(one, rule=_rule_of_each(one), bound=_bound_of_each(one.bound))
+        evaluation = each.evaluate(key, across, log_joint, num_samples)
         return evaluation._replace(value=evaluation.value.mean(0))
 
     def __repr__(self) -> str:
         return f"replicated({self.objective}, {self.num_replicates})"
+
+
+def _bound_of_each(bound):
+    """The bound of each replicate: log-weights ``[K, S, *batch]`` to ``[S, *batch]``."""
+
+    @functools.wraps(bound)
+    def each(log_w):
+        return jax.vmap(bound, in_axes=1)(log_w)
+
+    return each
+
+
+def _rule_of_each(objective: Objective):
+    """The rule as one replicate has it: what it closes over has the shape of ``[*batch]``."""
+
+    def each(_, log_w):
+        rule = functools.partial(objective.rule, objective.bound)
+        return jax.vmap(rule, in_axes=1, out_axes=1)(log_w)
+
+    each.__name__ = name_of(objective.rule)
+    each.takes_coupled_draws = getattr(objective.rule, "takes_coupled_draws", False)  # pyright: ignore[reportFunctionMemberAccess]
+    return each
 
 
 class _Across:
@@ -97,6 +123,9 @@ class _Across:
 
     def log_prob(self, z):
         return self.q.log_prob(z)
+
+    def has_path(self, z):
+        return has_path(self.q, z)
 
     def score_log_prob(self, z):
         return score_log_prob(self.q, z)

@@ -35,7 +35,7 @@ def _type_name(q) -> str:
 def require_coefficients(name: str, log_w, out) -> Coefficients:
     """Refuse what is not one floating coefficient per weight, or None; theta is always given."""
     rule = f"return Coefficients of shape {list(log_w.shape)}"
-    remedy = "give theta, and path and score where they are not None, one float per weight"
+    remedy = "give theta, and path, score and signal where they are not None, one float per weight"
     if not isinstance(out, Coefficients) or out.theta is None:
         raise refusal(name, "rule", rule, type(out).__name__, remedy)
     for field, value in out._asdict().items():
