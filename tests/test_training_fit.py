@@ -51,7 +51,8 @@ def test_fit_is_run_whatever_the_chunks(whole, chunk_steps):
     state, history = whole
     result = fit(chunk_steps=chunk_steps)
     chex.assert_trees_all_equal(result.state, state)
-    chex.assert_trees_all_equal(result.history, jax.tree.map(np.asarray, history))
+    # a metric that no step depends on may be rounded as the program around it is fused
+    chex.assert_trees_all_close(result.history, jax.tree.map(np.asarray, history), rtol=1e-6)
     assert result.history["worst"].shape == (30, 5)
     assert str(result.stopped) == "ran all 30 steps"
     assert result.evaluations == {}

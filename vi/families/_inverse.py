@@ -29,7 +29,8 @@ def noise_shape(where: str, q: Any) -> tuple[int, ...]:
     if isinstance(q, _Bernoulli | _Categorical | dist.MultivariateNormal):
         return q.event_shape
     # NumPyro's icdf of a discrete uniform is none; ours of bits and categories are above
-    discrete = getattr(q.support, "is_discrete", False) and not is_reparameterised(q)
+    support = getattr(q, "support", None)
+    discrete = getattr(support, "is_discrete", False) and not is_reparameterised(q)
     if discrete or not _has_icdf(q):
         remedy = "draw plainly, or from normals and transforms of them"
         got = type(q).__name__
