@@ -126,6 +126,19 @@ def test_wake_tends_to_the_forward_kl():
     assert misses[2] < 0.6 * misses[1] < 0.6 * misses[0]
 
 
+@pytest.mark.usefixtures("x64")
+@each({name: bound for name, bound in BOUNDS.items() if declaration(bound).sense == "maximise"})
+def test_wake_is_fixed_with_q_going_the_other_way(bound):
+    """For every bound that it takes; ``fixed`` is exact by the enumeration above."""
+    params, num_samples = parameters(), at_least(bound, 3)
+    both = jax.jit(lambda p: [mean_over_bits(of(bound), p, num_samples) for of in (wake, fixed)])
+    awake, held = both(params)
+    for name in ("w", "b"):
+        chex.assert_trees_all_close(awake[name], held[name], rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(awake["logits"], -held["logits"], rtol=1e-10, atol=1e-12)
+    assert bound is elbo or jnp.abs(awake["logits"]).max() > 1e-4
+
+
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
 def test_wake_refuses_what_is_to_be_minimised(bound):
     if declaration(bound).sense == "maximise":
