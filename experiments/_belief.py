@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 import vi
-from experiments._data import Images
+from experiments._data import Images, set_output_bias
 
 Variable = Callable[[Any], Any]
 """Logits ``[*batch, H]`` to a distribution over a layer's H units."""
@@ -124,13 +124,9 @@ def build_belief(config: Any, images: Images, rngs: nnx.Rngs) -> dict[str, nnx.M
 
     ``config`` has ``hidden``, the bits in each layer, and ``layers``, the stochastic ones.
     """
-    scale = 255 if images.train.dtype == np.uint8 else 1
-    mean = np.asarray(images.train.mean(0) / scale, np.float32)
+    mean = np.asarray(images.mean, np.float32)
     network = SigmoidBelief(jnp.asarray(mean), config.hidden, config.layers, rngs)
-    inner = np.clip(mean, 1e-3, 1 - 1e-3)
-    bias = network.generative.down[0].bias
-    assert bias is not None
-    bias[...] = jnp.asarray(np.log(inner) - np.log1p(-inner), jnp.float32)
+    set_output_bias(network.generative.down[0], mean)
     return {"belief": network, "baseline": Baseline(jnp.asarray(mean), rngs)}
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float
 
 from experiments import _cache, _npz, _tfds
@@ -35,6 +36,18 @@ class Images(NamedTuple):
         digest.update(np.ascontiguousarray(self.train).data)
         digest.update(np.ascontiguousarray(self.test).data)
         return digest.hexdigest()[:16]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean training image, from 0 to 1."""
+        return self.train.mean(0) / (255 if self.train.dtype == np.uint8 else 1)
+
+
+def set_output_bias(layer: nnx.Linear, mean: np.ndarray) -> None:
+    """Begin with the logits of the mean pixels, those of 0 and 1 a thousandth inside."""
+    inner = np.clip(mean, 1e-3, 1 - 1e-3)
+    assert layer.bias is not None
+    layer.bias[...] = jnp.asarray(np.log(inner) - np.log1p(-inner), jnp.float32)
 
 
 def load_images(

@@ -4,13 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
 import vi
-from experiments._data import Images
+from experiments._data import Images, set_output_bias
 
 
 class Architecture(NamedTuple):
@@ -117,11 +116,7 @@ def build_vae(config: Any, images: Images, rngs: nnx.Rngs) -> VAE:
         raise ValueError(f"--layers must be 1 or 2 (got {config.layers}); try --layers 1")
     build = OneLayer if config.layers == 1 else TwoLayers
     model = build(images.train.shape[1], config.hidden, config.latent, rngs)
-    scale = 255 if images.train.dtype == np.uint8 else 1
-    mean = np.clip(images.train.mean(0) / scale, 1e-3, 1 - 1e-3)
-    bias = model.decoder.heads[0].bias
-    assert bias is not None
-    bias[...] = jnp.asarray(np.log(mean) - np.log1p(-mean), jnp.float32)
+    set_output_bias(model.decoder.heads[0], images.mean)
     return model
 
 

@@ -104,27 +104,27 @@ def declare(
     return decorate
 
 
-def known_shift(bound: Bound) -> Shift:
-    """The shift that the bound, or what it wraps, has declared; ``none`` for a bare function.
-
-    To subtract a constant from the weights needs a declaration, not a default: it may be wrong.
-    """
-    wrapped = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
-    if getattr(bound, "declaration", None) is not None:
-        return declaration(bound).shift
-    return "none" if wrapped is None else known_shift(wrapped)
-
-
 def declaration(bound: Bound) -> Declaration:
     """What ``bound`` declares, or the defaults where it declares nothing.
 
     A wrapper (``functools.wraps``, ``functools.partial``, ``jax.jit``) inherits all but
     ``derivatives`` and ``replaced``: those belong to the function that was wrapped.
     """
+    return _declared(bound) or Declaration()
+
+
+def promised(bound: Bound) -> Declaration:
+    """The declaration to compute with: where nothing is declared, the shift is ``none``.
+
+    A constant may be taken from the weights on the word of a bound, not on that of a default.
+    """
+    return _declared(bound) or Declaration(shift="none")
+
+
+def _declared(bound: Bound) -> Declaration | None:
     wrapped = getattr(bound, "__wrapped__", None) or getattr(bound, "func", None)
-    declared = getattr(bound, "declaration", None)
-    if wrapped is None:
-        return declared or Declaration()
-    inherited = declaration(wrapped)
-    own = declared is not None and declared is not getattr(wrapped, "declaration", None)
-    return declared if own else inherited._replace(derivatives=None, replaced=None)  # pyright: ignore
+    own = getattr(bound, "declaration", None)
+    if wrapped is None or (own is not None and own is not getattr(wrapped, "declaration", None)):
+        return own
+    inherited = _declared(wrapped)
+    return inherited and inherited._replace(derivatives=None, replaced=None)

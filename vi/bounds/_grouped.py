@@ -4,7 +4,7 @@ from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal, require_bound, require_count
 from vi.bounds._arguments import factory, named, require_samples
-from vi.bounds._declare import declaration, declare, known_shift
+from vi.bounds._declare import declare, promised
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.types import Bound
 
@@ -40,7 +40,7 @@ def grouped(bound: Bound, num_groups: int) -> Bound:
         here.
     """
     require_bound("grouped", bound)
-    inner = declaration(bound)._replace(shift=known_shift(bound))
+    inner = promised(bound)
     num_groups = require_count("grouped", "num_groups", num_groups)
     least = num_groups * inner.min_samples
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, name_of, refusal, require_bound, require_count
 from vi.bounds._arguments import factory, named, require_samples
-from vi.bounds._declare import declaration, declare, known_shift
+from vi.bounds._declare import declare, promised
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.bounds._self_normalised import top_of
 from vi.types import Bound
@@ -54,7 +54,7 @@ def jackknife(bound: Bound, order: int = 1) -> Bound:
         Nowozin (2018); Sharot (1976) for the coefficients.
     """
     require_bound("jackknife", bound)
-    inner = declaration(bound)._replace(shift=known_shift(bound))
+    inner = promised(bound)
     order = require_count("jackknife", "order", order)
     if inner.num_groups != 1:
         got, remedy = name_of(bound), "jackknife first: grouped(jackknife(bound), num_groups)"

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vi._check import name_of, refusal, require_bound
 from vi.bounds._arguments import factory, is_traced, named, require_scalar
-from vi.bounds._declare import declaration, declare, known_shift
+from vi.bounds._declare import declare, promised
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.types import Bound
 
@@ -46,7 +46,7 @@ def mix(weight: float | Float[Array, ""], a: Bound, b: Bound) -> Bound:
         raise refusal("mix", "weight", "be from 0 to 1", weight, "pass the share of the first")
     require_bound("mix", a, "a")
     require_bound("mix", b, "b")
-    one, other = (declaration(of)._replace(shift=known_shift(of)) for of in (a, b))
+    one, other = promised(a), promised(b)
     if one.sense != other.sense:
         got = f"{name_of(a)} to {one.sense}, {name_of(b)} to {other.sense}"
         remedy = "mix bounds that go the same way"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, refusal
-from vi.bounds._declare import declaration, known_shift
+from vi.bounds._declare import declaration, promised
 from vi.bounds._others import sum_of_others
 from vi.bounds._self_normalised import top_of
 from vi.types import Bound
@@ -106,6 +106,6 @@ def learning_signal(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Arra
         Mnih and Rezende (2016).
     """
     log_w = at_least_float32("learning_signal", log_w)
-    below = log_w - (top_of(log_w) if known_shift(bound) != "none" else 0.0)
+    below = log_w - (top_of(log_w) if promised(bound).shift != "none" else 0.0)
     value, without = bound(below), leave_one_out(bound, below)
     return jnp.where(jnp.isinf(value) | jnp.isinf(without), 0.0, value - without)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from vi._check import at_least_float32, name_of, refusal, require_bound
 from vi.bounds._arguments import factory, is_traced, named, require_scalar
-from vi.bounds._declare import declaration, declare, known_shift
+from vi.bounds._declare import declare, promised
 from vi.bounds._derivatives import derivatives as derivatives_of
 from vi.bounds._self_normalised import top_of, without_zeros
 from vi.types import Bound
@@ -45,7 +45,7 @@ def tempered(bound: Bound, t: float | Float[Array, ""]) -> Bound:
     """
     t = require_scalar("tempered", "t", t)
     require_bound("tempered", bound)
-    inner = declaration(bound)._replace(shift=known_shift(bound))
+    inner = promised(bound)
     direction = inner.direction
     if is_traced(t) or (direction == "divergence" and inner.shift != "invariant"):
         direction = "none"  # a divergence with a known log p(x) needs weights of mean 1

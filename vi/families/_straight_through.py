@@ -9,6 +9,7 @@ from jax.scipy.special import logit
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
+from vi._bernoulli import Bernoulli
 from vi.families._concrete import Temperature, require_logits, require_temperature
 
 
@@ -120,7 +121,7 @@ class StraightThroughBernoulli(dist.Distribution):
 
     def log_prob(self, value):
         """The log-mass in nats, linear in the value."""
-        return value * self.logits - jax.nn.softplus(self.logits)
+        return Bernoulli(self.logits).log_prob(value)
 
     def enumerate_support(self, expand: bool = True):
         """Both bits along axis 0, as floats."""

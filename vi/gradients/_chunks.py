@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vi._check import log_ratio
+from vi._check import is_reparameterised, log_ratio
 from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._hoist import Hoisted, hoist
 from vi.gradients._linearised import linearise, moving
@@ -67,13 +67,11 @@ def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
 
         held = hoist(name, "q", score_of, part.draw.out)
         return part._replace(log_held=held, paths=tuple(paths))
-    if used.path is None:
-        draw = q.sample
-    elif hasattr(q, "partial_rsample"):
-        draw = q.rsample
-    else:
-        return part
-    return part._replace(draw=_hoist_draw(name, draw, part.size, key))
+    # the part as it was traced has draws by partial_rsample: one of these two, for many a q
+    if hasattr(q, "partial_rsample") or is_reparameterised(q) == (used.path is None):
+        draw = q.sample if used.path is None else q.rsample
+        return part._replace(draw=_hoist_draw(name, draw, part.size, key))
+    return part
 
 
 def _hoist_draw(name: str, draw, size: int, key) -> Hoisted:

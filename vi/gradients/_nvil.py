@@ -30,17 +30,13 @@ class SignalMoments(NamedTuple):
         """
         signal = jax.lax.stop_gradient(signal)
         is_finite = jnp.isfinite(signal)
-        count = jnp.maximum(is_finite.sum(), 1)
-        kept = jnp.where(is_finite, signal, 0.0)
-        mean = kept.sum() / count
-        variance = (jnp.where(is_finite, kept - mean, 0.0) ** 2).sum() / count
-        share = jnp.where(is_finite.any(), 1 - decay, 0.0)
-        moved = (
-            self.mean + share * (mean - self.mean),
-            self.variance + share * (variance - self.variance),
-        )
-        kept = (jnp.asarray(old).dtype for old in self)
-        return SignalMoments(*(new.astype(dtype) for new, dtype in zip(moved, kept, strict=True)))
+        moments = (moment(signal, where=is_finite) for moment in (jnp.mean, jnp.var))
+
+        def moved(old, new):
+            value = jnp.where(is_finite.any(), old + (1 - decay) * (new - old), old)
+            return value.astype(jnp.asarray(old).dtype)
+
+        return SignalMoments(*map(moved, self, moments))
 
 
 def nvil(moments: SignalMoments, prediction: Float[Array, "*batch"] | float = 0.0) -> Baseline:

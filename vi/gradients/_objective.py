@@ -1,7 +1,6 @@
 """The objective: a bound with a gradient estimator, ready to be called."""
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
 
 import jax
 from jaxtyping import Array, Float
@@ -96,12 +95,7 @@ class Objective:
             raise refusal(name, "q and log_joint", "keep nothing", got, remedy) from error
 
     def __repr__(self) -> str:
-        rule: Any = self.rule
-        options = (
-            {field.name: getattr(rule, field.name) for field in fields(rule)}
-            if is_dataclass(rule)
-            else {}
-        )
+        options = vars(self.rule) if is_dataclass(self.rule) else {}
         shown = {name: name_of(option) for name, option in options.items() if option is not None}
         shown |= {"chunk_size": self.chunk_size, "axis_name": self.axis_name}
         tail = "".join(f", {name}={value}" for name, value in shown.items() if value is not None)
