@@ -78,8 +78,11 @@ class Variational(Protocol):
 
     * ``rsample``: as ``sample``, with draws that carry derivatives; ``has_rsample``: False where
       ``rsample`` exists but does not apply;
+    * ``rsample_and_log_prob``: draws and their log-probability from one call, for a q that has it
+      cheaper, or alone has it, at the moment of drawing; ``reparam`` asks for nothing else;
     * ``partial_rsample``: as ``rsample``, with plain draws for the leaves that have no derivative,
-      and ``score_log_prob(z)``: the log-probability of those leaves;
+      ``score_log_prob(z)``: the log-probability of those leaves, and ``has_path(z)``: for each
+      leaf, whether a derivative flows through it (seeds and indices may ride along, without one);
     * ``independent_samples``: False where the draws of one call depend on each other along the
       last axis of ``sample_shape``.
     """

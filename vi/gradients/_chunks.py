@@ -13,47 +13,64 @@ from vi._check import is_reparameterised, log_ratio
 from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._hoist import Hoisted, hoist
 from vi.gradients._linearised import linearise, moving
-from vi.gradients._requirements import require_leading, require_pair
+from vi.gradients._requirements import is_plain_derivative, require_leading, require_pair
 from vi.types import Coefficients, Key
 
 
 class Part(NamedTuple):
-    """Chunks ``first, ..., first + chunks - 1``, all of one size: what each of them computes."""
+    """Chunks ``first, ..., first + chunks - 1``, all of one size: what each of them computes.
+
+    A draw is ``(z, log q(z))``, where q gives both in one call, or ``(z, None)``.
+    """
 
     first: int
     chunks: int
     size: int
     draw: Hoisted
     log_p: Hoisted
-    log_q: Hoisted
+    log_q: Hoisted | None  # None where the draw comes with it
     log_held: Hoisted | None = None  # log-probability of the leaves that no derivative reaches
     paths: tuple[bool, ...] | None = None  # of the leaves of a draw, those that one reaches
 
     @property
-    def densities(self) -> tuple[Hoisted, ...]:
+    def densities(self) -> dict[str, Hoisted]:
         """All that is evaluated at a draw."""
-        return (self.log_p, self.log_q) + (() if self.log_held is None else (self.log_held,))
+        named = {"p": self.log_p, "q": self.log_q, "held": self.log_held}
+        return {name: density for name, density in named.items() if density is not None}
 
     @property
     def consts(self) -> list[list[Any]]:
         """What the draw and each density closed over."""
-        return [self.draw.consts, *(density.consts for density in self.densities)]
+        return [self.draw.consts, *(density.consts for density in self.densities.values())]
 
 
-def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint) -> Part:
-    """Trace the densities at the shapes of one chunk of draws from an abstract key."""
+def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint, *, scored) -> Part:
+    """Trace the densities at the shapes of one chunk of draws from an abstract key.
+
+    ``scored``: the draw is to come with its log-probability.
+    """
 
     def joint_and_aux(z):
         out = log_joint(z)
         return require_pair(name, out if isinstance(out, tuple) else (out, None))
 
-    sample = _hoist_draw(name, lambda k, shape: partial_rsample(q, k, shape), size, key)
-    log_p = hoist(name, "log_joint", joint_and_aux, sample.out)
-    scored = hoist(name, "q.log_prob", lambda z: (q.log_prob(z), None), sample.out)
-    require_leading(name, "q", "draws", sample.out, size)
+    if scored:
+        draw = hoist(name, "q", lambda k: q.rsample_and_log_prob(k, (size,)), key)
+        log_q, of_q = None, draw.out[1]
+    else:
+        draw = _hoist_draw(name, lambda k, shape: partial_rsample(q, k, shape), size, key)
+        log_q = hoist(name, "q.log_prob", lambda z: (q.log_prob(z), None), draw.out[0])
+        of_q = log_q.out[0]
+    log_p = hoist(name, "log_joint", joint_and_aux, draw.out[0])
+    require_leading(name, "q", "draws", draw.out[0], size)
     require_leading(name, "log_joint", "aux", log_p.out[1], size)
-    jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], scored.out[0])
-    return Part(first, chunks, size, sample, log_p, scored)
+    jax.eval_shape(lambda p, q: log_ratio(name, size, p, q), log_p.out[0], of_q)
+    return Part(first, chunks, size, draw, log_p, log_q)
+
+
+def draws_come_scored(rule, q) -> bool:
+    """Whether one call draws and scores: all a plain derivative asks, and cheaper for a flow."""
+    return is_plain_derivative(rule) and hasattr(q, "rsample_and_log_prob")
 
 
 def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
@@ -65,9 +82,11 @@ def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
             paths[:] = jax.tree.leaves(has_path(q, z))
             return score_log_prob(q, z), None
 
-        held = hoist(name, "q", score_of, part.draw.out)
+        held = hoist(name, "q", score_of, part.draw.out[0])
         return part._replace(log_held=held, paths=tuple(paths))
     # the part as it was traced has draws by partial_rsample: one of these two, for many a q
+    if part.log_q is None:
+        return part
     if hasattr(q, "partial_rsample") or is_reparameterised(q) == (used.path is None):
         draw = q.sample if used.path is None else q.rsample
         return part._replace(draw=_hoist_draw(name, draw, part.size, key))
@@ -75,18 +94,19 @@ def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
 
 
 def _hoist_draw(name: str, draw, size: int, key) -> Hoisted:
-    return hoist(name, "q", lambda k: draw(k, (size,)), key)
+    return hoist(name, "q", lambda k: (draw(k, (size,)), None), key)
 
 
 def weigh_all(name: str, parts: list[Part], chunk_key, operands):
     """Log-weights ``[K, *batch]`` and aux of all chunks, one chunk in memory at a time."""
     weighed = []
-    for part, (draw, log_p, log_q, *_) in zip(parts, operands, strict=True):
+    for part, (draw, log_p, *others) in zip(parts, operands, strict=True):
 
-        def weigh(index, part=part, draw=draw, log_p=log_p, log_q=log_q):
-            z = part.draw.call(draw, chunk_key(index))
+        def weigh(index, part=part, draw=draw, log_p=log_p, others=others):
+            z, q = part.draw.call(draw, chunk_key(index))
             p, aux = part.log_p.call(log_p, z)
-            q, _ = part.log_q.call(log_q, z)
+            if part.log_q is not None:
+                q, _ = part.log_q.call(others[0], z)
             return log_ratio(name, part.size, p, q), aux
 
         if part.chunks == 1:
@@ -105,28 +125,35 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
     """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
     (draw, *consts), (d_draw, *d_consts) = operand, direction
     if used.path is None and used.signal is None:
-        z, d_z = part.draw.call(draw, key), None
+        (z, log_q), d_z, d_log_q = part.draw.call(draw, key), None, None
     else:
         params = moving(draw, d_draw)
-        z, d_z = jax.jvp(
+        (z, log_q), (d_z, d_log_q) = jax.jvp(
             lambda at: part.draw.call(params.insert(at), key), (params.at,), (params.tangents,)
         )
         d_z = jax.tree.leaves(d_z) if params.at else None
         if d_z is not None and part.paths is not None:
             d_z = [d if moves else None for d, moves in zip(d_z, part.paths, strict=True)]
-    held = [None if used.score is None and i == 1 else d for i, d in enumerate(d_consts)]
-    terms = [
-        linearise(name, density, at, along, z, d_z)
-        for density, at, along in zip(part.densities, consts, held, strict=True)
-    ]
-    p, q = terms[:2]
+    terms = {
+        which: linearise(
+            *(name, density, at, None if used.score is None and which == "q" else along, z, d_z)
+        )
+        for (which, density), at, along in zip(
+            part.densities.items(), consts, d_consts, strict=True
+        )
+    }
 
     def push(c: Coefficients):
         minus_path = None if c.path is None else -c.path
-        total = p.push(c.theta, c.path) + q.push(c.score, minus_path)
-        return total + terms[2].push(c.signal, c.signal) if len(terms) == 3 else total
+        total = terms["p"].push(c.theta, c.path)
+        if "held" in terms:
+            total += terms["held"].push(c.signal, c.signal)
+        if "q" in terms:
+            return total + terms["q"].push(c.score, minus_path)
+        return total + (minus_path * d_log_q).sum(0)
 
-    return log_ratio(name, part.size, p.value, q.value), p.aux, push
+    q = terms["q"].value if "q" in terms else log_q
+    return log_ratio(name, part.size, terms["p"].value, q), terms["p"].aux, push
 
 
 def push_all(push_of, parts: list[Part], operands, directions, coefficients: Coefficients):

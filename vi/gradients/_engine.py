@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.custom_derivatives import zero_from_primal
 
-from vi.gradients._chunks import draw_for, linearised, push_all, trace, weigh_all
+from vi.gradients._chunks import draw_for, draws_come_scored, linearised, push_all, trace, weigh_all
 from vi.gradients._devices import split_over
 from vi.gradients._hoist import hoist
 from vi.gradients._linearised import moving
@@ -71,9 +71,10 @@ def evaluate(
         return jax.random.fold_in(key, split.first_chunk(full + bool(rest)) + index)
 
     one_key = jax.eval_shape(chunk_key, key, 0)  # with what differs between devices
-    parts = [trace(name, 0, full, size, one_key, q, log_joint)]
+    scored = draws_come_scored(rule, q)
+    parts = [trace(name, 0, full, size, one_key, q, log_joint, scored=scored)]
     if rest:
-        parts.append(trace(name, full, 1, rest, one_key, q, log_joint))
+        parts.append(trace(name, full, 1, rest, one_key, q, log_joint, scored=scored))
 
     def weigh(of: _Operands):
         log_w, aux = weigh_all(name, parts, lambda i: chunk_key(of.key, i), of.parts)
@@ -88,7 +89,7 @@ def evaluate(
     weigh_in = hoist(name, "rule", lambda w: rule(bound, w), log_w)
     used = require_coefficients(name, log_w, weigh_in.out)
     if used.path is not None and used.signal is None:
-        require_path(name, q, parts[0].draw.out)
+        require_path(name, q, parts[0].draw.out[0])
     parts = [draw_for(name, used, part, one_key, q) for part in parts]
 
     @jax.custom_jvp

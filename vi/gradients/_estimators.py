@@ -29,7 +29,9 @@ def estimator(rule: Rule) -> Estimator:
 
     Returns:
         ``(bound, *, chunk_size=None, axis_name=None) -> Objective``, named after the rule. Draws
-        coupled inside K are refused, unless the rule has an attribute ``takes_coupled_draws``.
+        coupled inside K are refused, unless the rule has an attribute ``is_plain_derivative``: its
+        coefficients are then :math:`(F_k, F_k, -F_k)`, right for any draws, and the draws come
+        scored from ``q.rsample_and_log_prob`` where there is one.
 
     Examples:
         The draws held constant, as a rule of three lines:
@@ -146,7 +148,7 @@ def _reparam(bound, log_w):
     return Coefficients(theta=first, path=first, score=-first)
 
 
-_reparam.takes_coupled_draws = True  # pyright: ignore[reportFunctionMemberAccess]
+_reparam.is_plain_derivative = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _dreg(bound, log_w):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from vi._check import is_reparameterised, refusal
+from vi._mixed import has_path
 from vi.types import Coefficients, Rule, Variational
 
 
@@ -13,15 +14,21 @@ def require_path(name: str, q: Variational, draws) -> None:
     remedy = "use vimco or score, or mixed where some leaves are reparameterised"
     if not is_reparameterised(q):
         raise refusal(name, "q", rule, _type_name(q), remedy)
-    for path, leaf in jax.tree.leaves_with_path(draws):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+    moves = jax.tree.leaves(has_path(q, draws))
+    for (path, leaf), moving in zip(jax.tree.leaves_with_path(draws), moves, strict=True):
+        if moving and not jnp.issubdtype(leaf.dtype, jnp.inexact):
             got = f"draws{jax.tree_util.keystr(path)} of dtype {leaf.dtype}"
             raise refusal(name, "q", rule, got, remedy)
 
 
+def is_plain_derivative(rule: Rule) -> bool:
+    """Whether the rule says that it is plain differentiation of the value, through every draw."""
+    return getattr(rule, "is_plain_derivative", False)
+
+
 def require_independent(name: str, rule: Rule, q: Variational) -> None:
-    """Refuse draws that depend on each other inside K, but for a rule that says it takes them."""
-    if getattr(q, "independent_samples", True) or getattr(rule, "takes_coupled_draws", False):
+    """Refuse draws that depend on each other inside K, but for plain differentiation."""
+    if getattr(q, "independent_samples", True) or is_plain_derivative(rule):
         return
     remedy = "couple replicates instead, vi.gradients.replicated(objective, S), or use reparam"
     raise refusal(name, "q", "have independent draws inside K", _type_name(q), remedy)
