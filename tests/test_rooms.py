@@ -16,6 +16,7 @@ FLOORS = {
     "gradients": 2,
     "diagnostics": 3, "testing": 3,
     "families": 1, "likelihoods": 1, "training": 1,
+    "numpyro": 4,
 }  # fmt: skip
 MAY_NOT = {  # beside the tower: on types alone
     "families": {"bounds", "gradients"},

@@ -11,6 +11,7 @@ A bound is a pure function of log-weights; an estimator is three coefficients pe
 ``vi.likelihoods``  observation models: ``bernoulli``, ``normal``
 ``vi.diagnostics``  ``log_evidence``, ``rate_distortion``, effective sample size, ...
 ``vi.training``     ``gradient_step``, the pure ``run``, and ``fit`` with a progress bar
+``vi.numpyro``      any objective as a loss for NumPyro's ``SVI``
 ``vi.testing``      exact models, and ``check_bound`` for a bound of your own
 ==================  =================================================================
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         families,
         gradients,
         likelihoods,
+        numpyro,
         testing,
         training,
         types,
@@ -38,6 +40,7 @@ __all__ = [
     "families",
     "gradients",
     "likelihoods",
+    "numpyro",
     "testing",
     "training",
     "types",

@@ -1,0 +1,95 @@
+"""From what NumPyro hands a loss to particles that an objective can draw."""
+
+from typing import NamedTuple
+
+import jax
+
+from vi import bounds
+from vi._check import is_key, name_of, refusal
+from vi.gradients import Objective, Replicated
+from vi.numpyro._cells import Cells, Partition, partition
+from vi.numpyro._particles import Particles, Rescored, WholeRuns
+from vi.numpyro._program import Program
+from vi.numpyro._structure import Structure, shared_plates, structure_of
+
+
+class Prepared(NamedTuple):
+    """A program whose sites are known, and the key that its particles are drawn with."""
+
+    key: jax.Array
+    program: Program
+    structure: Structure
+    partition: Partition
+
+
+def prepare(
+    where: str, key, program: Program, plates: tuple[str, ...] | None, *, one: bool, additive: bool
+) -> Prepared:
+    """Find the sites, give each its log-weight, and draw what all particles share.
+
+    Args:
+        where: Who asks, for a refusal.
+        key: A typed or a legacy key.
+        program: Model and guide.
+        plates: The plates whose cells are weighed, or None.
+        one: Whether there is one particle, which then shares nothing.
+        additive: Whether the bound of a sum is the sum of the bounds.
+    """
+    if not is_key(key):
+        key, program = jax.random.wrap_key_data(key), program._replace(raw_keys=True)
+    structure = structure_of(program, key)
+    _require_sampled(where, structure)
+    if not one:
+        plate_key, key = jax.random.split(key)
+        program = shared_plates(program, structure, plate_key)
+    split = partition(where, structure, plates, additive=additive)
+    return Prepared(key, program, structure, split)
+
+
+def one_objective(objective: Objective | Replicated) -> Objective:
+    """The objective of one replicate."""
+    return objective.objective if isinstance(objective, Replicated) else objective
+
+
+def is_additive(objective: Objective | Replicated) -> bool:
+    """Whether the bound of a sum of log-weights is the sum of the bounds: it is the ELBO."""
+    return one_objective(objective).bound is bounds.elbo
+
+
+def is_plain_derivative(objective: Objective | Replicated) -> bool:
+    """Whether it differentiates the value through each draw, as it stands."""
+    return getattr(one_objective(objective).rule, "is_plain_derivative", False)
+
+
+def runs_for(objective: Objective | Replicated, particles: Particles) -> WholeRuns | Rescored:
+    """The particles as the objective's rule asks for them."""
+    return WholeRuns(particles) if is_plain_derivative(objective) else Rescored(particles)
+
+
+def require_paths(objective: Objective | Replicated, structure: Structure, cells: Cells) -> None:
+    """Refuse draws without a derivative, by name, for a rule that follows it through each draw."""
+    rule = name_of(one_objective(objective).rule)
+    if takes_discrete(objective):
+        return
+    sites = (structure.guide[name] for name in sorted(cells.guide))
+    stuck = [site for site in sites if site.free and not site.has_path]
+    if stuck:
+        got = ", ".join(f"{site.name} ({site.family})" for site in stuck)
+        remedy = "use vimco, score, or mixed where other sites are"
+        raise refusal(rule, "every site of the guide", "be reparameterised", got, remedy)
+
+
+def takes_discrete(objective: Objective | Replicated) -> bool:
+    """Whether its rule needs no path through every draw."""
+    one = one_objective(objective)
+    log_w = jax.ShapeDtypeStruct((max(2, bounds.declaration(one.bound).min_samples),), "float32")
+    used = jax.eval_shape(lambda log_w: one.rule(one.bound, log_w), log_w)
+    return used.path is None or used.signal is not None
+
+
+def _require_sampled(where: str, structure: Structure) -> None:
+    marked = [site.name for site in structure.guide.values() if site.enumerated]
+    if marked:
+        remedy = "use numpyro.infer.TraceEnum_ELBO, or sample them (vimco, score, mixed)"
+        got = f"{', '.join(marked)} marked for enumeration"
+        raise refusal(where, "guide", "draw its sites", got, remedy)
