@@ -124,8 +124,10 @@ def _concatenate(*arrays):
 def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, direction):
     """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
     (draw, *consts), (d_draw, *d_consts) = operand, direction
+    d_z: Any = None
+    d_log_q: Any = None
     if used.path is None and used.signal is None:
-        (z, log_q), d_z, d_log_q = part.draw.call(draw, key), None, None
+        z, log_q = part.draw.call(draw, key)
     else:
         params = moving(draw, d_draw)
         (z, log_q), (d_z, d_log_q) = jax.jvp(
@@ -150,7 +152,7 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
             total += terms["held"].push(c.signal, c.signal)
         if "q" in terms:
             return total + terms["q"].push(c.score, minus_path)
-        return total + (minus_path * d_log_q).sum(0)
+        return total + (c.score * d_log_q).sum(0)
 
     q = terms["q"].value if "q" in terms else log_q
     return log_ratio(name, part.size, terms["p"].value, q), terms["p"].aux, push

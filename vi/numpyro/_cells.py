@@ -27,10 +27,15 @@ class Cells(NamedTuple):
 
 
 class Partition(NamedTuple):
-    """All sites: those inside the plates, and those outside or None where there are none."""
+    """All sites: those inside the plates, and those outside."""
 
     inside: Cells
-    outside: Cells | None
+    outside: Cells
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether there are sites outside."""
+        return bool(self.outside.guide or self.outside.model)
 
 
 def partition(
@@ -66,16 +71,16 @@ def _common_plates(where: str, structure: Structure, *, additive: bool) -> tuple
     if not any(latents):
         return ()
     names = tuple(sorted(common, key=lambda name: structure.plates[name].dim))
-    outside = _split(structure, names).outside if names else None
-    if names and outside is None:
+    split = _split(structure, names)
+    if names and not split.is_nested:
         return names
     if additive:
         return ()
     if names:
-        found = sorted(outside.guide | outside.model) if outside else []
+        found = sorted(split.outside.guide | split.outside.model)
         raise _ambiguous(where, structure, names, "all latent sites are", found)
     inside = sorted({s.name for s in _latents(structure) if s.plates})
-    found = sorted({s.name for s in _latents(structure) if not s.plates})
+    found = sorted({s.name for s in _latents(structure) if not s.plates} - set(inside))
     names = tuple(dict.fromkeys(p for s in _latents(structure) for p in s.plates))
     raise _ambiguous(where, structure, names, f"{', '.join(inside)} are", found)
 
@@ -123,14 +128,11 @@ def _split(structure: Structure, plates: tuple[str, ...]) -> Partition:
             model=belonging(structure.model),
         )
 
-    outside = cells(False)
-    return Partition(cells(True), outside if outside.guide or outside.model else None)
+    return Partition(cells(True), cells(False))
 
 
-def _require_whole(where: str, structure: Structure, cells: Cells | None) -> None:
+def _require_whole(where: str, structure: Structure, cells: Cells) -> None:
     """Refuse a log-weight that contains a subsample: the bound of it is not that of the whole."""
-    if cells is None:
-        return
     for sites, names in ((structure.guide, cells.guide), (structure.model, cells.model)):
         for name in sorted(names):
             for plate in sites[name].plates:

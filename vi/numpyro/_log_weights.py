@@ -84,7 +84,7 @@ def log_weights(
         one = count == 1
         return Particles(prepared.program, prepared.structure, cells, one=one, inner=inner)
 
-    if outside is None:
+    if not prepared.partition.is_nested:
         return weigh(particles(inside, num_local), prepared.key, num_local)[0]
     around = particles(outside, num_global, inner=True)
     of_globals, z = weigh(around, prepared.key, num_global)

@@ -125,15 +125,15 @@ class Loss(infer.ELBO):
         program = Program(model, guide, param_map, args, kwargs)
         one = self.num_particles == 1 and not isinstance(self.objective, Replicated)
         alone = one and self.num_global == 1
-        additive = is_additive(self.objective)
+        additive = is_additive(self.objective) and is_additive(self.global_objective)
         prepared = prepare("Loss", rng_key, program, self.plates, one=alone, additive=additive)
         sign = self._sign(prepared)
-        inside, outside = prepared.partition
-        if outside is not None:
+        if prepared.partition.is_nested:
             counts = (self.num_global, self.num_particles)
             value, aux = nested_bound(prepared, self.objective, self.global_objective, *counts)
             leading = 1 + isinstance(self.global_objective, Replicated)
         else:
+            inside = prepared.partition.inside
             require_paths(self.objective, prepared.structure, inside)
             runs = runs_for(
                 self.objective, Particles(prepared.program, prepared.structure, inside, one=one)

@@ -32,8 +32,8 @@ def nested_bound(
     Returns:
         ``(value [], aux)``, aux with the axis of the global draws.
     """
-    _require_linear(local, overall)
     inside, outside = prepared.partition
+    _require_linear(local, overall, inside.scale)
     _require_apart(prepared)
     require_paths(overall, prepared.structure, outside)
     require_paths(local, prepared.structure, inside)
@@ -68,12 +68,18 @@ def _is_one(objective: Objective | Replicated, num_samples: int) -> bool:
     return num_samples == 1 and not isinstance(objective, Replicated)
 
 
-def _require_linear(local, overall) -> None:
-    if is_additive(overall) or is_plain_derivative(local):
+def _require_linear(local, overall, scale: float) -> None:
+    """Refuse a bound of bounds that is none: the globals' must be linear in what varies inside."""
+    if is_additive(overall):
         return
-    rule = "be of the ELBO where the cells' objective does not differentiate its own value"
-    remedy = "use reparam for the cells, or global_objective=reparam(elbo)"
-    raise refusal("Loss", "global_objective", rule, f"{overall} around {local}", remedy)
+    rule, remedy = "be of the ELBO", "use global_objective=reparam(elbo)"
+    if not is_plain_derivative(local):
+        rule += " where the cells' objective does not differentiate its own value"
+        got, remedy = f"{overall} around {local}", f"{remedy}, or reparam for the cells"
+        raise refusal("Loss", "global_objective", rule, got, remedy)
+    if scale != 1:
+        rule += " where the cells are a subsample"
+        raise refusal("Loss", "global_objective", rule, repr(overall), remedy)
 
 
 def _require_apart(prepared: Prepared) -> None:

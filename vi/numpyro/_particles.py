@@ -53,7 +53,7 @@ class Particles(NamedTuple):
         keys = key[None] if self.one else jax.random.split(key, sample_shape)
         names = ("model", "guide", "inner") if self.inner else ("model", "guide")
 
-        def split(key):
+        def split(key) -> dict[str, Any]:
             return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
         return self._mapped(split, keys, keys)

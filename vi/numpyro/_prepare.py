@@ -1,6 +1,6 @@
 """From what NumPyro hands a loss to particles that an objective can draw."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -61,8 +61,8 @@ def is_plain_derivative(objective: Objective | Replicated) -> bool:
     return getattr(one_objective(objective).rule, "is_plain_derivative", False)
 
 
-def runs_for(objective: Objective | Replicated, particles: Particles) -> WholeRuns | Rescored:
-    """The particles as the objective's rule asks for them."""
+def runs_for(objective: Objective | Replicated, particles: Particles) -> Any:
+    """The particles as the objective's rule asks for them: ``WholeRuns`` or ``Rescored``."""
     return WholeRuns(particles) if is_plain_derivative(objective) else Rescored(particles)
 
 

@@ -47,7 +47,8 @@ class Program(NamedTuple):
 
     def run_model(self, seed, guide_trace: Trace, mutable: Mapping[str, Any]) -> Trace:
         """Run the model on the guide's draws, after the mutable state that the guide left."""
-        model = handlers.replay(self._seeded(self.model, seed), guide_trace)
+        seeded = self._seeded(self.model, seed)
+        model = handlers.replay(seeded, guide_trace)  # pyright: ignore[reportArgumentType]
         model = handlers.substitute(model, data={**self.params, **mutable})
         return handlers.trace(model).get_trace(*self.args, **self.kwargs)
 

@@ -152,7 +152,7 @@ def _unseeded(trace: Trace) -> dict[str, tuple[int, int]]:
     }
 
 
-def _base(fn: Distribution) -> Distribution:
+def _base(fn: Any) -> Distribution:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
