@@ -24,6 +24,7 @@ from tests.numpyro_models import (
 )
 from vi.bounds import cubo, elbo, iwae, renyi
 from vi.gradients import dreg, fixed, reparam, replicated, score, vimco
+from vi.numpyro import _particles
 
 LOCAL = {"slope": jnp.array(0.3), "scale": jnp.array(1.2)}
 NESTED = {
@@ -279,3 +280,73 @@ def test_a_divergence_goes_down_for_the_guide():
     assert value < away
     log_z = dist.MultivariateNormal(jnp.zeros(6), jnp.eye(6) + 1).log_prob(Y)
     np.testing.assert_allclose(value, log_z, rtol=1e-4)
+
+
+def square(y):
+    """The outer plate is the last axis: values are [inner, outer], weights [outer]."""
+    slope = numpyro.param("theta", 1.2)
+    with numpyro.plate("outer", 3):
+        u = numpyro.sample("u", dist.Normal(0, 1))
+        with numpyro.plate("inner", 3):
+            z = numpyro.sample("z", dist.Normal(u[..., None], jnp.ones(2)).to_event(1))
+            numpyro.sample("y", dist.Normal(slope * z, 1).to_event(1), obs=y)
+
+
+def square_guide(y):
+    pull = numpyro.param("pull", jnp.array([0.1, 0.3, 0.6]))
+    with numpyro.plate("outer", 3):
+        u = numpyro.sample("u", dist.Normal(pull, 0.7))
+        with numpyro.plate("inner", 3):
+            numpyro.sample("z", dist.Normal(pull[:, None] * y + u[..., None], 0.8).to_event(1))
+
+
+def test_cells_that_are_the_last_axis_of_a_value(monkeypatch):
+    data = jnp.array(np.random.default_rng(4).normal(size=(3, 3, 2)))
+    params = {"theta": jnp.array(1.2), "pull": jnp.array([0.1, 0.3, 0.6])}
+    keys = jax.random.split(jax.random.key(0), 8000)
+
+    def gradients(estimator):
+        loss = loss_of(estimator(iwae), 3)
+        run = lambda p, key: loss.loss(key, p, square, square_guide, data)  # noqa: E731
+        return jax.jit(jax.vmap(jax.grad(run), (None, 0)))(params, keys)
+
+    plain = gradients(reparam)
+
+    def worst(estimator):
+        found = gradients(estimator)
+        differences = [found[name] - plain[name] for name in params]
+        error = [d.std(0, ddof=1) / len(keys) ** 0.5 + 1e-5 for d in differences]
+        return max(
+            float((abs(d.mean(0)) / e).max()) for d, e in zip(differences, error, strict=True)
+        )
+
+    assert worst(dreg) < 5
+    assert worst(vimco) < 5
+    in_place = lambda self, name, value, direction=1: value  # noqa: E731
+    monkeypatch.setattr(_particles.Rescored, "_cells_first", in_place)
+    assert worst(dreg) > 5  # inner and outer have one size, so that no shape is wrong
+
+
+def test_a_nested_model_may_have_parameters():
+    """The globals that each particle carries have no cells: plain differentiation asks for none."""
+
+    def scaled(y):
+        theta = numpyro.param("theta", 1.1)
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        with numpyro.plate("N", len(y)):
+            z = numpyro.sample("z", dist.Normal(mu, 1))
+            numpyro.sample("y", dist.Normal(theta * z, 1), obs=y)
+
+    params = NESTED | {"theta": jnp.array(1.1)}
+    keys = jax.random.split(jax.random.key(0), 6000)
+
+    def gradients(objective):
+        loss = loss_of(objective, 3, plates=("N",))
+        run = lambda p, key: loss.loss(key, p, scaled, hierarchy_guide, Y)  # noqa: E731
+        return jax.jit(jax.vmap(jax.grad(run), (None, 0)))(params, keys)
+
+    plain, ours = gradients(reparam(iwae)), gradients(dreg(iwae))
+    for name in params:
+        difference = ours[name] - plain[name]
+        error = difference.std(ddof=1) / len(keys) ** 0.5
+        assert abs(difference.mean()) < 5 * error + 1e-5, name

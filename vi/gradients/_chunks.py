@@ -146,13 +146,11 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
     }
 
     def push(c: Coefficients):
+        if part.log_q is None:
+            return terms["p"].push(c.theta, c.theta) + (c.score * d_log_q).sum(0)
         minus_path = None if c.path is None else -c.path
-        total = terms["p"].push(c.theta, c.path)
-        if "held" in terms:
-            total += terms["held"].push(c.signal, c.signal)
-        if "q" in terms:
-            return total + terms["q"].push(c.score, minus_path)
-        return total + (c.score * d_log_q).sum(0)
+        total = terms["p"].push(c.theta, c.path) + terms["q"].push(c.score, minus_path)
+        return total + terms["held"].push(c.signal, c.signal) if "held" in terms else total
 
     q = terms["q"].value if "q" in terms else log_q
     return log_ratio(name, part.size, terms["p"].value, q), terms["p"].aux, push

@@ -44,7 +44,8 @@ class Linearised(NamedTuple):
     """``value``, ``aux`` and ``push(held, through) -> [*batch]``, the contracted tangent.
 
     ``push`` is the sum over k of ``held[k]`` times the tangent that comes from the parameters with
-    z held, plus ``through[k]`` times the tangent that comes through z.
+    z held, plus ``through[k]`` times the tangent that comes through z; one array for both is plain
+    differentiation, and asks nothing of the shape of z.
     """
 
     value: Any
@@ -70,7 +71,7 @@ def linearise(
     value, pushforward, aux = jax.linearize(evaluate, draws.at, params.at, has_aux=True)
 
     def push(held, through):
-        if draws.at and params.at:
+        if draws.at and params.at and held is not through:
             inner, outer = _factors(held, through)
             scaled = [_scale(where, inner, t) for t in draws.tangents]
             return (outer * pushforward(scaled, params.tangents)).sum(0)

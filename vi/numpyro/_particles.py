@@ -139,7 +139,8 @@ class Rescored:
 
         def one(z):
             trace = of.program.run_guide_without_paths(jax.random.clone(z["seeds"]["guide"]))
-            return z | {"values": {name: trace[name]["value"] for name in of.free}}
+            values = {name: self._cells_first(name, trace[name]["value"]) for name in of.free}
+            return z | {"values": values}
 
         return of.each(one, {"seeds": of.seeds(key, sample_shape)})
 
@@ -166,7 +167,14 @@ class Rescored:
         return of.each(lambda z: total_of_draws(self._run(z), names, of.cells), z)
 
     def _run(self, z) -> Trace:
-        return self.particles.program.run_guide(jax.random.clone(z["seeds"]["guide"]), z["values"])
+        values = {name: self._cells_first(name, v, -1) for name, v in z["values"].items()}
+        return self.particles.program.run_guide(jax.random.clone(z["seeds"]["guide"]), values)
+
+    def _cells_first(self, name: str, value, direction: int = 1):
+        """A value ``[*cells, ...]``, whose cells lead as those of a log-weight do; or back."""
+        event_dim, dims = self.particles.structure.guide[name].event_dim, self.particles.cells.dims
+        where, front = [dim - event_dim for dim in dims], range(len(dims))
+        return jnp.moveaxis(value, *(where, front)[::direction])
 
     def log_joint(self, z):
         """``(log p(x, z), mutable state)``, so that less ``log_prob`` it is the log-weight."""

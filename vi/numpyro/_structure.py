@@ -32,6 +32,7 @@ class Site(NamedTuple):
         name: Its name.
         plates: The names of the plates around it.
         family: The name of the distribution's class.
+        event_dim: How many axes of its value are one event.
         observed: Whether it is observed, as factors are.
         fixed: Whether its value follows from the others, by a ``Delta``.
         has_path: Whether its draws carry derivatives.
@@ -42,6 +43,7 @@ class Site(NamedTuple):
     name: str
     plates: tuple[str, ...]
     family: str
+    event_dim: int
     observed: bool
     fixed: bool
     has_path: bool
@@ -124,6 +126,7 @@ def _sites(trace: Trace) -> dict[str, Site]:
             name=name,
             plates=tuple(frame.name for frame in site["cond_indep_stack"]),
             family=_family(site["fn"]),
+            event_dim=site["fn"].event_dim,
             observed=bool(site["is_observed"]),
             fixed=_is_fixed(site["fn"]),
             has_path=bool(site["fn"].has_rsample),
