@@ -14,6 +14,7 @@ class Cells(NamedTuple):
     Attributes:
         plates: The plates, in the order of the axes of the log-weights; () for a single weight.
         dims: Their axes, counted from the right.
+        shape: How many cells along each.
         scale: What the plates' subsampling multiplies into a cell's bound, after the log.
         guide: The names of the guide's sites that belong here.
         model: Those of the model's.
@@ -21,6 +22,7 @@ class Cells(NamedTuple):
 
     plates: tuple[str, ...]
     dims: tuple[int, ...]
+    shape: tuple[int, ...]
     scale: float
     guide: frozenset[str]
     model: frozenset[str]
@@ -62,7 +64,8 @@ def partition(
 
 
 def _latents(structure: Structure) -> list[Site]:
-    return [s for s in (*structure.guide.values(), *structure.model.values()) if not s.observed]
+    sites = (*structure.guide.values(), *structure.model.values())
+    return [s for s in sites if not s.observed and s.name not in structure.summed_out]
 
 
 def _common_plates(where: str, structure: Structure, *, additive: bool) -> tuple[str, ...]:
@@ -123,6 +126,7 @@ def _split(structure: Structure, plates: tuple[str, ...]) -> Partition:
         return Cells(
             plates=plates if inside else (),
             dims=tuple(plate.dim for plate in of),
+            shape=tuple(plate.size for plate in of),
             scale=prod(plate.scale for plate in of),
             guide=belonging(structure.guide),
             model=belonging(structure.model),

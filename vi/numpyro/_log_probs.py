@@ -1,6 +1,6 @@
 """Log-probabilities of traced sites, summed to the cells that have a log-weight."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,30 +23,31 @@ def total(trace: Trace, names: Iterable[str], cells: Cells):
     As in NumPyro: times the site's scale, zero where it is masked. The scale of the cells' own
     subsampling is left out: it multiplies the bound.
     """
-    return _sum(_counted(trace[name], cells) for name in names)
+    return _sum((_counted(trace[name], cells) for name in names), cells)
 
 
 def total_of_draws(trace: Trace, names: Iterable[str], cells: Cells):
     """The log-probability of the draws at these sites themselves, neither scaled nor masked."""
-    return _sum(_reduced(_log_prob(trace[name], _unmasked), cells) for name in names)
+    return _sum((_reduced(log_prob_of(trace[name], _unmasked), cells) for name in names), cells)
 
 
 def is_plain(trace: Trace, name: str, cells: Cells) -> bool:
     """Whether what a site counts is the log-probability of its draw."""
     site = trace[name]
-    return is_identically_one(_scale(site, cells)) and _unmasked(site["fn"]) is site["fn"]
+    return is_identically_one(scale_of(site, cells)) and _unmasked(site["fn"]) is site["fn"]
 
 
-def _sum(terms):
-    return sum(terms, start=jnp.zeros(()))
+def _sum(terms, cells: Cells):
+    return sum(terms, start=jnp.zeros(cells.shape))
 
 
 def _counted(site: dict[str, Any], cells: Cells):
-    log_prob, scale = _log_prob(site, lambda fn: fn), _scale(site, cells)
+    log_prob, scale = log_prob_of(site), scale_of(site, cells)
     return _reduced(log_prob if is_identically_one(scale) else scale * log_prob, cells)
 
 
-def _log_prob(site, law):
+def log_prob_of(site: dict[str, Any], law: Callable[[Distribution], Distribution] = lambda fn: fn):
+    """The log-probability at a site, not summed, by what ``law`` makes of its distribution."""
     fn = law(site["fn"])
     if site["intermediates"]:
         return fn.log_prob(site["value"], site["intermediates"])
@@ -59,7 +60,8 @@ def _log_prob(site, law):
         raise refusal("Loss", "guide", rule, got, remedy) from error
 
 
-def _scale(site, cells: Cells):
+def scale_of(site: dict[str, Any], cells: Cells):
+    """What multiplies a site's log-probability within a cell's log-weight."""
     inside = {frame.name for frame in site["cond_indep_stack"]} >= set(cells.plates)
     scale = 1.0 if site["scale"] is None else site["scale"]
     return scale / cells.scale if inside and cells.scale != 1 else scale

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vi.numpyro._cells import Cells
+from vi.numpyro._enumerated import enumerated, total_summed_out
 from vi.numpyro._log_probs import is_plain, total, total_of_draws
 from vi.numpyro._program import Program, Trace, mutable_state
 from vi.numpyro._structure import Structure
@@ -72,9 +73,14 @@ class Particles(NamedTuple):
 
     def joint(self, z, guide_trace: Trace, mutable: Mapping[str, Any], derived):
         """One particle's ``log p(x, z)`` less what the guide's ``derived`` sites count, and aux."""
-        seed = jax.random.clone(z["seeds"]["model"])
-        model_trace = self.program.run_model(seed, guide_trace, mutable)
-        log_p = total(model_trace, sorted(self.cells.model), self.cells)
+        seed, names = jax.random.clone(z["seeds"]["model"]), sorted(self.cells.model)
+        if self.structure.summed_out & self.cells.model:
+            model = self.program.replayed(seed, guide_trace, mutable)
+            model_trace = enumerated(self.program, self.structure, model)
+            log_p = total_summed_out(model_trace, names, self.cells, self.structure.summed_out)
+        else:
+            model_trace = self.program.run_model(seed, guide_trace, mutable)
+            log_p = total(model_trace, names, self.cells)
         log_p -= total(guide_trace, derived, self.cells)
         return log_p, {**mutable, **mutable_state(model_trace)}
 

@@ -47,10 +47,14 @@ class Program(NamedTuple):
 
     def run_model(self, seed, guide_trace: Trace, mutable: Mapping[str, Any]) -> Trace:
         """Run the model on the guide's draws, after the mutable state that the guide left."""
+        model = self.replayed(seed, guide_trace, mutable)
+        return handlers.trace(model).get_trace(*self.args, **self.kwargs)
+
+    def replayed(self, seed, guide_trace: Trace, mutable: Mapping[str, Any]) -> Callable:
+        """The model with everything but its arguments."""
         seeded = self._seeded(self.model, seed)
         model = handlers.replay(seeded, guide_trace)  # pyright: ignore[reportArgumentType]
-        model = handlers.substitute(model, data={**self.params, **mutable})
-        return handlers.trace(model).get_trace(*self.args, **self.kwargs)
+        return handlers.substitute(model, data={**self.params, **mutable})
 
     def _seeded(self, function, seed):
         shared = handlers.substitute(function, data=dict(self.plates))

@@ -32,6 +32,7 @@ class Site(NamedTuple):
         name: Its name.
         plates: The names of the plates around it.
         family: The name of the distribution's class.
+        batch_dim: How many axes of its law are independent.
         event_dim: How many axes of its value are one event.
         observed: Whether it is observed, as factors are.
         fixed: Whether its value follows from the others, by a ``Delta``.
@@ -43,6 +44,7 @@ class Site(NamedTuple):
     name: str
     plates: tuple[str, ...]
     family: str
+    batch_dim: int
     event_dim: int
     observed: bool
     fixed: bool
@@ -73,6 +75,13 @@ class Structure(NamedTuple):
     plates: dict[str, Plate]
     model_params: tuple[str, ...]
     unseeded_plates: tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]
+
+    @property
+    def summed_out(self) -> frozenset[str]:
+        """The model's sites that are marked for enumeration and that the guide leaves to it."""
+        return frozenset(
+            n for n, site in self.model.items() if site.enumerated and n not in self.guide
+        )
 
 
 def structure_of(program: Program, key) -> Structure:
@@ -126,6 +135,7 @@ def _sites(trace: Trace) -> dict[str, Site]:
             name=name,
             plates=tuple(frame.name for frame in site["cond_indep_stack"]),
             family=_family(site["fn"]),
+            batch_dim=len(site["fn"].batch_shape),
             event_dim=site["fn"].event_dim,
             observed=bool(site["is_observed"]),
             fixed=_is_fixed(site["fn"]),
