@@ -130,6 +130,7 @@ BROKEN = {
     ),
     "drops the first": (lambda w: iwae(w[1:]), {"permutation", "min_samples"}),
     "wrong derivative": (wrong_second_derivative, {"derivatives"}),
+    "not additive": (declare(additive=True)(lambda w: iwae(w)), {"additive"}),
     "wrong shift": (declare(shift="invariant")(lambda w: iwae(w)), {"shift"}),
     "undeclared invariance": (lambda w: elbo(w - w.mean(0)), {"shift", "one_sample"}),
     "NaN at -inf": (nan_where_a_weight_is_zero, {"-inf"}),

@@ -29,6 +29,8 @@ class Declaration(NamedTuple):
             is a multiple of it; None where their order matters.
         replaced: ``(log_w, new) -> [K, *batch]``, the value with ``new[k]`` in the place of
             ``log_w[k]``, for each k, in O(K); None computes K values in O(K^2).
+        additive: Whether the bound of a sum of log-weights is the sum of their bounds, as for the
+            mean: its derivative is then a constant, and independent parts need no weight each.
     """
 
     direction: Direction = "lower"
@@ -39,6 +41,7 @@ class Declaration(NamedTuple):
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None
     num_groups: int | None = 1
     replaced: Callable[[Any, Any], Any] | None = None
+    additive: bool = False
 
 
 def declare(
@@ -51,6 +54,7 @@ def declare(
     derivatives: Callable[[Any], tuple[Any, Any]] | None = None,
     num_groups: int | None = 1,
     replaced: Callable[[Any, Any], Any] | None = None,
+    additive: bool = False,
 ) -> Callable[[B], B]:
     """Decorate a bound with what is known of it (see ``Declaration`` for each field).
 
@@ -73,6 +77,7 @@ def declare(
         ("sense", sense, get_args(Sense)),
         ("shift", shift, get_args(Shift)),
         ("smooth", smooth, (True, False)),
+        ("additive", additive, (True, False)),
     ):
         if value not in allowed:
             raise refusal(
@@ -89,7 +94,8 @@ def declare(
     if num_groups is not None:
         require_count("declare", "num_groups", num_groups)
     declared = Declaration(
-        direction, sense, smooth, min_samples, shift, derivatives, num_groups, replaced
+        *(direction, sense, smooth, min_samples, shift, derivatives, num_groups, replaced),
+        additive=additive,
     )
 
     def decorate(bound: B) -> B:

@@ -15,11 +15,12 @@ def first_derivative(bound: Bound, log_w: Float[Array, "K *batch"]) -> Float[Arr
     """``F_k``, the derivative of the bound in each log-weight.
 
     The declared derivative where the bound has one, otherwise automatic differentiation. A weight
-    of ``-inf`` is a sample of weight zero: its entry is 0.
+    of ``-inf`` is a sample of weight zero: its entry is 0, but for an additive bound, whose entries
+    are all the same constant: nothing then has to wait for the weights.
     """
     declared = declaration(bound).derivatives
     first = _gradient(bound, log_w) if declared is None else declared(log_w)[0]
-    return _at_each_weight(log_w, first)
+    return _at_each_weight(bound, log_w, first)
 
 
 def derivatives(
@@ -38,7 +39,7 @@ def derivatives(
     """
     declared = declaration(bound).derivatives
     first, second = generic_derivatives(bound, log_w) if declared is None else declared(log_w)
-    return _at_each_weight(log_w, first), _at_each_weight(log_w, second)
+    return _at_each_weight(bound, log_w, first), _at_each_weight(bound, log_w, second)
 
 
 def generic_derivatives(
@@ -61,9 +62,11 @@ def _gradient(bound: Bound, log_w):
     return jax.grad(lambda w: bound(w).sum())(log_w)
 
 
-def _at_each_weight(log_w, coefficient):
+def _at_each_weight(bound, log_w, coefficient):
     if jnp.shape(coefficient) != log_w.shape:
         got = f"{list(jnp.shape(coefficient))} against {list(log_w.shape)}"
         remedy = "give the declared derivatives one entry per weight"
         raise refusal("derivatives", "each of them", "have the shape of log_w", got, remedy)
+    if declaration(bound).additive:
+        return coefficient
     return jnp.where(log_w == -jnp.inf, 0.0, coefficient)

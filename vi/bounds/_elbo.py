@@ -17,7 +17,7 @@ def _replaced(log_w, new):
     return (sum_of_others(log_w) + new) / log_w.shape[0]
 
 
-@declare(derivatives=_derivatives, replaced=_replaced)
+@declare(derivatives=_derivatives, replaced=_replaced, additive=True)
 def elbo(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     r"""The evidence lower bound, estimated with K draws.
 

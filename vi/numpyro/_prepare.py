@@ -52,8 +52,8 @@ def one_objective(objective: Objective | Replicated) -> Objective:
 
 
 def is_additive(objective: Objective | Replicated) -> bool:
-    """Whether the bound of a sum of log-weights is the sum of the bounds: it is the ELBO."""
-    return one_objective(objective).bound is bounds.elbo
+    """Whether its bound is declared additive, as the ELBO is."""
+    return bounds.declaration(one_objective(objective).bound).additive
 
 
 def is_plain_derivative(objective: Objective | Replicated) -> bool:

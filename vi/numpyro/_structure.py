@@ -1,9 +1,11 @@
 """What sites a model and a guide have, in which plates: all that is known before a number is."""
 
+import traceback
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import Delta, Distribution
@@ -108,7 +110,12 @@ def structure_of(program: Program, key) -> Structure:
         )
         return ()
 
-    jax.eval_shape(run, jax.random.clone(key))
+    try:
+        jax.eval_shape(run, jax.random.clone(key))
+    except Exception as error:
+        if (note := _where(error, program)) is not None:
+            error.add_note(note)
+        raise
     return found[0]
 
 
@@ -127,6 +134,28 @@ def shared_plates(program: Program, structure: Structure, key) -> Program:
     if not (of_guide or of_model):
         return program
     return program._replace(plates={**drawn(of_model), **drawn(of_guide)})
+
+
+def _where(error: Exception, program: Program) -> str | None:
+    """At which site a program failed, with what arguments."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    known = ("fn", Distribution), ("site", dict)  # in numpyro.sample, in its checks of a trace
+    names = [
+        frame["name"]
+        for frame in frames
+        for local, kind in known
+        if "name" in frame and isinstance(frame.get(local), kind)
+    ]
+    if not names:
+        return None
+    arguments = jax.tree.map(
+        lambda leaf: list(jnp.shape(leaf)) if hasattr(leaf, "shape") else leaf,
+        (program.args, dict(program.kwargs)),
+    )
+    return (
+        f"at site {names[-1]!r}, with arguments of shapes {arguments[0]} {arguments[1] or ''}; an"
+        " automatic guide is set up for the shapes of its first call, and others need another guide"
+    )
 
 
 def _sites(trace: Trace) -> dict[str, Site]:

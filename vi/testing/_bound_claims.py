@@ -138,6 +138,15 @@ def declared_derivatives(bound, declared):
     return True, "declared and automatic F_k and F_kk agree"
 
 
+def additive(bound, declared):
+    """The bound of a sum of log-weights is the sum of their bounds."""
+    if not declared.additive:
+        return None, "additive=False"
+    one, other = np.asarray(draw((2, num_samples(declared), 7)))
+    apart = bound(jnp.asarray(one, float)) + bound(jnp.asarray(other, float))
+    return close(bound(jnp.asarray(one + other, float)), apart, "the bound of a sum and the sum")
+
+
 def accepts_float64(bound, declared) -> bool:
     """Whether the bound computes at all in float64: one written for float32 alone may not."""
     try:

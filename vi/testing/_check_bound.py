@@ -24,6 +24,7 @@ _CLAIMS = {
     "sense": claims.sense,
     "smooth": claims.smooth,
     "derivatives": claims.declared_derivatives,
+    "additive": claims.additive,
 }
 
 
@@ -35,8 +36,8 @@ def check_bound(bound: Bound) -> BoundReport:
     (``-inf``). The declaration (``vi.bounds.declare``, or its defaults for a bare function): the
     value with one sample, the value where q is the posterior, what a shift of the log-weights does,
     on which side of log p(x) the mean lies (by simulation, within 5 computed standard errors),
-    whether the first derivative is free of jumps, and whether declared derivatives are those of the
-    bound.
+    whether the first derivative is free of jumps, whether declared derivatives are those of the
+    bound, and whether what is declared additive is.
 
     It reports, and does not raise, what is wrong. Its draws are fixed: two calls agree. A pass is
     evidence and not proof: a clip at a log-weight of 100, say, is outside of where it looks.
