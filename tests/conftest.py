@@ -22,6 +22,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates, modules."""
+    for item in items:
+        if "numpyro" in item.path.name or "numpyro" in item.path.parts or item.path.suffix == ".md":
+            item.runtest = _with_numpyros_keys(item.runtest)
+
+
+def _with_numpyros_keys(run):
+    def wrapped():
+        with jax.debug_key_reuse(False):
+            run()
+
+    return wrapped
+
+
 @pytest.fixture
 def x64():
     """Run the test in float64."""

@@ -56,13 +56,6 @@ DISCRETE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def outcomes(name):
     _, _, support = DISCRETE[name]
     return [

@@ -21,13 +21,6 @@ pytest.importorskip("funsor")
 Y = jnp.array([-1.2, 0.3, 2.0, 1.1])
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def mixture(y, size=None):
     theta = numpyro.param("theta", 0.4)
     means = numpyro.sample("means", dist.Normal(jnp.array([-1.0, 1.0]), 1).to_event(1))

@@ -101,13 +101,6 @@ GUIDES = {
 REFUSED_UNDER_DREG = {"AutoBNAFNormal": "site _auto_latent"}
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def ready(name):
     model, make, args = GUIDES[name]
     guide = make(model)

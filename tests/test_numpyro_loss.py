@@ -13,13 +13,6 @@ import vi
 from tests.numpyro_models import PROGRAMS, setup
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def magnitude(model, guide, args, params, seed=0):
     """The sum of absolute log-probabilities of all sites: what a rounding error is measured by."""
     of_model, of_guide = jax.random.split(jax.random.key(seed))

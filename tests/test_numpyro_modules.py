@@ -21,13 +21,6 @@ from vi.gradients import dreg, reparam, vimco
 X = jnp.array(np.random.default_rng(0).normal(size=(8, 3)))
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: modules when they are set up."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 class Encoder(nn.Module):
     """Statistics of the batch, and noise."""
 

@@ -36,13 +36,6 @@ EXACT = NESTED | {
 }  # q(z | mu) is the posterior  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def loss_of(objective, num_particles, **options):
     return vi.numpyro.Loss(objective, num_particles=num_particles, **options)
 

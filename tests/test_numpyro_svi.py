@@ -24,13 +24,6 @@ LOSSES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_svi_finds_the_posterior(name):
     rate = optax.cosine_decay_schedule(0.05, 2000)

@@ -25,13 +25,6 @@ DATA = jnp.array([0.5, 1.5, 2.5])
 EVIDENCE = float(dist.Normal(0, 2**0.5).log_prob(DATA).sum())
 
 
-@pytest.fixture(autouse=True)
-def numpyros_keys():
-    """NumPyro uses keys twice itself: guides when they are set up, subsampled plates."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 def mean_loss(loss, model, guide, params, *args, num_draws=2000):
     """The mean of a loss over keys, and its standard error."""
     keys = jax.random.split(jax.random.key(0), num_draws)
