@@ -9,6 +9,7 @@ from vi.numpyro._predictive import WeightedPosterior, WeightedPredictive
 from vi.numpyro._short_forms import ELBO, IWAE, Renyi
 from vi.numpyro._svi_step import SVIStep, svi_step
 from vi.numpyro._target import Target, log_density
+from vi.numpyro._variational import as_variational
 
 __all__ = [
     "ELBO",
@@ -20,6 +21,7 @@ __all__ = [
     "Target",
     "WeightedPosterior",
     "WeightedPredictive",
+    "as_variational",
     "log_density",
     "log_weights",
     "require_finite",

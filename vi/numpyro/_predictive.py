@@ -25,7 +25,7 @@ def _smoothed(log_w: Float[Array, "K"]) -> Float[Array, "K"]:
     return diagnostics.pareto_smoothed(log_w).log_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightedPredictive:
     r"""NumPyro's ``Predictive``, with a guide's draws corrected by importance weights.
 
@@ -36,7 +36,7 @@ class WeightedPredictive:
 
     so that predictions follow the posterior as K grows, whatever the guide, where
     ``Predictive(model, guide=guide)`` follows the guide. See ``pareto_k`` before trusting them:
-    above 0.7 no K will do.
+    above 0.7 no feasible K will do.
 
     Weights are of the whole model, so plates may not be subsampled while conditioning, and many
     local latents make one weight carry all.
