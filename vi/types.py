@@ -82,7 +82,8 @@ class Variational(Protocol):
       cheaper, or alone has it, at the moment of drawing; ``reparam`` asks for nothing else;
     * ``partial_rsample``: as ``rsample``, with plain draws for the leaves that have no derivative,
       ``score_log_prob(z)``: the log-probability of those leaves, and ``has_path(z)``: for each
-      leaf, whether a derivative flows through it (seeds and indices may ride along, without one);
+      leaf, whether a derivative flows through it (where ``has_rsample`` is given and True, seeds
+      and indices may ride along without one);
     * ``independent_samples``: False where the draws of one call depend on each other along the
       last axis of ``sample_shape``.
     """

@@ -14,11 +14,20 @@ def require_path(name: str, q: Variational, draws) -> None:
     remedy = "use vimco or score, or mixed where some leaves are reparameterised"
     if not is_reparameterised(q):
         raise refusal(name, "q", rule, _type_name(q), remedy)
-    moves = jax.tree.leaves(has_path(q, draws))
-    for (path, leaf), moving in zip(jax.tree.leaves_with_path(draws), moves, strict=True):
-        if moving and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+    vouched = getattr(q, "has_rsample", False)  # it says so itself: what has no path rides along
+    for path, leaf in jax.tree.leaves_with_path(draws):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        if not vouched or _said_to_move(q, draws)[path]:
             got = f"draws{jax.tree_util.keystr(path)} of dtype {leaf.dtype}"
             raise refusal(name, "q", rule, got, remedy)
+
+
+def _said_to_move(q: Variational, draws) -> dict:
+    """Whether a derivative is said to flow through each leaf of the draws, by its path."""
+    said: list = []
+    jax.eval_shape(lambda z: said.extend(jax.tree.leaves_with_path(has_path(q, z))), draws)
+    return dict(said)
 
 
 def is_plain_derivative(rule: Rule) -> bool:

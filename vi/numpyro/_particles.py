@@ -90,6 +90,7 @@ class WholeRuns:
     """K runs of the guide, each scored as it is drawn."""
 
     particles: Particles
+    has_rsample: bool = True
 
     def rsample_and_log_prob(self, key, sample_shape=()):
         """Every value the guide drew or derived, and the log-probability of all of them."""
