@@ -69,15 +69,17 @@ def _latents(structure: Structure) -> list[Site]:
 
 
 def _common_plates(where: str, structure: Structure, *, additive: bool) -> tuple[str, ...]:
-    latents = [set(site.plates) for site in _latents(structure)]
-    common = set.intersection(*latents) if latents else set()
-    if not any(latents):
+    latents = _latents(structure)
+    sites = latents or [*structure.guide.values(), *structure.model.values()]
+    around = [set(site.plates) for site in sites]
+    if not any(around):
         return ()
+    common = set.intersection(*around)
     names = tuple(sorted(common, key=lambda name: structure.plates[name].dim))
     split = _split(structure, names)
     if names and not split.is_nested:
         return names
-    if additive:
+    if additive or not latents:
         return ()
     if names:
         found = sorted(split.outside.guide | split.outside.model)

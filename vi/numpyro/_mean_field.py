@@ -26,6 +26,8 @@ from vi.numpyro._prepare import prepare, require_paths
 from vi.numpyro._program import Program, mutable_state
 from vi.numpyro._structure import Structure
 
+_MARK = "site "  # eval_provenance has an argument fn, and a site may have that name
+
 
 class MeanFieldELBO(infer.ELBO):
     r"""Minus the ELBO, its KL in closed form where NumPyro knows one, for ``numpyro.infer.SVI``.
@@ -175,9 +177,15 @@ def _integrated_sites(program: Program, structure: Structure) -> frozenset[str]:
         }
 
     key = jax.random.key(0)
-    found = eval_provenance(lambda **values: laws(key, values), **jax.eval_shape(drawn, key))
+    marked = {_MARK + name: value for name, value in jax.eval_shape(drawn, key).items()}
+    found = eval_provenance(
+        lambda **values: laws(key, {name: values[_MARK + name] for name in free}), **marked
+    )
     parents = {
-        side: {name: set().union(*jax.tree.leaves(law)) for name, law in of.items()}
+        side: {
+            name: {mark.removeprefix(_MARK) for mark in set().union(*jax.tree.leaves(law))}
+            for name, law in of.items()
+        }
         for side, of in found.items()
     }
     return frozenset(

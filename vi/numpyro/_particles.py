@@ -100,7 +100,9 @@ class WholeRuns:
             trace = of.program.run_guide(jax.random.clone(z["seeds"]["guide"]))
             sites = of.structure.guide.items()
             drawn = {
-                "values": {n: trace[n]["value"] for n, site in sites if not site.observed},
+                "values": {
+                    n: jnp.asarray(trace[n]["value"]) for n, site in sites if not site.observed
+                },
                 "plates": {n: trace[n]["value"] for n in of.own_plates if n in trace},
                 "mutable": mutable_state(trace),
             }
@@ -146,7 +148,8 @@ class Rescored:
 
         def one(z):
             trace = of.program.run_guide_without_paths(jax.random.clone(z["seeds"]["guide"]))
-            values = {name: self._cells_first(name, trace[name]["value"]) for name in of.free}
+            drawn = {name: jnp.asarray(trace[name]["value"]) for name in of.free}
+            values = {name: self._cells_first(name, value) for name, value in drawn.items()}
             return z | {"values": values}
 
         return of.each(one, {"seeds": of.seeds(key, sample_shape)})
