@@ -143,6 +143,11 @@ def test_a_chain_is_refused():
         vi.numpyro.ELBO().loss(jax.random.key(0), {}, hidden_markov, lambda y: None, Y)
 
 
+def test_mean_field_refuses_what_it_would_draw():
+    with pytest.raises(ValueError, match=r"summed out \(got c\); use vi.numpyro.ELBO"):
+        vi.numpyro.MeanFieldELBO().loss(jax.random.key(0), PARAMS, mixture, guide, Y)
+
+
 def test_a_marked_guide_is_refused():
     def marked_guide(y):
         with numpyro.plate("N", len(y)):

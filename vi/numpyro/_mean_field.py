@@ -17,7 +17,7 @@ from numpyro.distributions import (
 from numpyro.distributions.kl import kl_divergence
 from numpyro.ops.provenance import eval_provenance
 
-from vi._check import require_count
+from vi._check import refusal, require_count
 from vi.bounds import elbo
 from vi.gradients import reparam
 from vi.numpyro._log_probs import total
@@ -98,6 +98,7 @@ class MeanFieldELBO(infer.ELBO):
         prepared = prepare("MeanFieldELBO", rng_key, program, (), one=one, additive=True)
         program, structure, whole = prepared.program, prepared.structure, prepared.partition.inside
         require_paths(reparam(elbo), structure, whole)
+        _require_drawn(structure)
         integrated = _integrated_sites(program, structure)
 
         def particle(run):
@@ -117,6 +118,12 @@ class MeanFieldELBO(infer.ELBO):
 
     def __repr__(self) -> str:
         return f"MeanFieldELBO(num_particles={self.num_particles})"
+
+
+def _require_drawn(structure: Structure) -> None:
+    if marked := structure.summed_out:
+        rule, got = "leave no site to be summed out", ", ".join(sorted(marked))
+        raise refusal("MeanFieldELBO", "model", rule, got, "use vi.numpyro.ELBO, which does it")
 
 
 def _integral(guide_site: dict[str, Any], model_site: dict[str, Any]) -> jax.Array:

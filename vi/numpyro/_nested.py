@@ -102,10 +102,16 @@ def _require_apart(prepared: Prepared) -> None:
         return {"guide": of_guide, "model": of_model}
 
     values = jax.eval_shape(drawn, jax.random.key(0))
-    found = eval_provenance(lambda **values: counted(jax.random.key(0), values), **values)
+
+    def by_argument(**arguments):  # by place: a site may be called as an argument is
+        return counted(jax.random.key(0), dict(zip(local, arguments.values(), strict=True)))
+
+    numbered = {f"_{i}": values[name] for i, name in enumerate(local)}
+    found = eval_provenance(by_argument, **numbered)
     for side, sites in found.items():
         for name, needs in sites.items():
             if needs:
-                rule = f"hold {side} site {name}, which depends on {', '.join(sorted(needs))}"
+                names = ", ".join(sorted(local[int(place[1:])] for place in needs))
+                rule = f"hold {side} site {name}, which depends on {names}"
                 remedy = "move it into the plates, or weigh the whole model at once: plates=()"
                 raise refusal("Loss", "plates", rule, repr(inside.plates), remedy)
