@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import jax.numpy as jnp
 from numpyro.distributions.util import is_identically_one
 
 from vi._check import refusal
@@ -33,6 +34,7 @@ def total_summed_out(trace: Trace, names: list[str], cells: Cells, marked: froze
     """
     import funsor
     from funsor import ops
+    from funsor.optimizer import apply_optimizer
     from funsor.sum_product import sum_product
 
     factors = {name: _factor(trace[name]) for name in names}
@@ -50,7 +52,7 @@ def total_summed_out(trace: Trace, names: list[str], cells: Cells, marked: froze
             eliminate=(inputs & marked) | (plates - set(cells.plates)),
             plates=plates,
         )
-    contracted = funsor.optimizer.apply_optimizer(lazy)
+    contracted = apply_optimizer(lazy)
     places = {name: i - len(cells.plates) for i, name in enumerate(cells.plates)}
     joint = funsor.to_data(contracted, name_to_dim=places)
     return apart + (joint if is_identically_one(scale) else scale * joint)
@@ -61,7 +63,7 @@ def _factor(site: dict[str, Any]):
 
     log_prob, names = log_prob_of(site), site["infer"]["dim_to_name"]
     if not names:
-        log_prob = log_prob.sum()
+        log_prob = jnp.sum(log_prob)
     return funsor.to_funsor(log_prob, output=funsor.Real, dim_to_name=names)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count, require_key
+from vi._check import require_key
 from vi.numpyro._cells import Cells
 from vi.numpyro._nested import particles_at
 from vi.numpyro._particles import Particles, WholeRuns
-from vi.numpyro._prepare import prepare
+from vi.numpyro._prepare import counts, prepare
 from vi.numpyro._program import Program
 from vi.types import Key
 
@@ -65,11 +65,7 @@ def log_weights(
         ((100, 3), (3,))
     """
     require_key("log_weights", key)
-    pair = num_particles if isinstance(num_particles, tuple) else (1, num_particles)
-    if len(pair) != 2:
-        remedy = "pass K, or (S, K)"
-        raise refusal("log_weights", "num_particles", "be one or two counts", pair, remedy)
-    num_global, num_local = (require_count("log_weights", "num_particles", n) for n in pair)
+    num_global, num_local = counts("log_weights", num_particles)
     program = Program(model, guide, params, args, kwargs)
     alone = num_global == num_local == 1
     prepared = prepare("log_weights", key, program, plates, one=alone, additive=False)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from numpyro import infer
 
-from vi._check import name_of, refusal, require_count
+from vi._check import name_of, refusal
 from vi.bounds import declaration, elbo
 from vi.gradients import Objective, Replicated, reparam
 from vi.numpyro._nested import nested_bound
 from vi.numpyro._particles import Particles
 from vi.numpyro._prepare import (
     Prepared,
+    counts,
     is_additive,
     one_objective,
     prepare,
@@ -94,12 +95,10 @@ class Loss(infer.ELBO):
             else _require_objective("global_objective", global_objective)
         )
         self.plates = plates
-        pair = num_particles if isinstance(num_particles, tuple) else (1, num_particles)
-        if len(pair) != 2:
-            remedy = "pass K, or (S, K)"
-            raise refusal("Loss", "num_particles", "be one or two counts", pair, remedy)
-        self.num_global = _require_enough(self.global_objective, pair[0])
-        super().__init__(num_particles=_require_enough(self.objective, pair[1]))
+        self.num_global, num_local = counts("Loss", num_particles)
+        _require_enough(self.global_objective, self.num_global)
+        _require_enough(self.objective, num_local)
+        super().__init__(num_particles=num_local)
 
     @property
     def can_infer_discrete(self) -> bool:
@@ -129,8 +128,8 @@ class Loss(infer.ELBO):
         prepared = prepare("Loss", rng_key, program, self.plates, one=alone, additive=additive)
         sign = self._sign(prepared)
         if prepared.partition.is_nested:
-            counts = (self.num_global, self.num_particles)
-            value, aux = nested_bound(prepared, self.objective, self.global_objective, *counts)
+            sizes = (self.num_global, self.num_particles)
+            value, aux = nested_bound(prepared, self.objective, self.global_objective, *sizes)
             leading = 1 + isinstance(self.global_objective, Replicated)
         else:
             inside = prepared.partition.inside
@@ -168,8 +167,7 @@ def _require_objective(argument: str, objective):
     return objective
 
 
-def _require_enough(objective: Objective | Replicated, count) -> int:
-    count = require_count("Loss", "num_particles", count)
+def _require_enough(objective: Objective | Replicated, count: int) -> None:
     one = one_objective(objective)
     least = declaration(one.bound).min_samples
     if count < least:
@@ -177,4 +175,3 @@ def _require_enough(objective: Objective | Replicated, count) -> int:
         raise refusal("Loss", "num_particles", rule, count, "draw more particles")
     log_w = jax.ShapeDtypeStruct((count,), jnp.float32)
     jax.eval_shape(lambda log_w: one.rule(one.bound, log_w), log_w)
-    return count

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from vi import bounds
-from vi._check import is_key, name_of, refusal
+from vi._check import is_key, name_of, refusal, require_count
 from vi.gradients import Objective, Replicated
 from vi.numpyro._cells import Cells, Partition, partition
 from vi.numpyro._particles import Particles, Rescored, WholeRuns
@@ -44,6 +44,15 @@ def prepare(
         program = shared_plates(program, structure, plate_key)
     split = partition(where, structure, plates, additive=additive)
     return Prepared(key, program, structure, split)
+
+
+def counts(where: str, num_particles: int | tuple[int, int]) -> tuple[int, int]:
+    """``(S, K)``, how many draws of the globals and how many of the locals for each."""
+    pair = num_particles if isinstance(num_particles, tuple) else (1, num_particles)
+    if len(pair) != 2:
+        raise refusal(where, "num_particles", "be one or two counts", pair, "pass K, or (S, K)")
+    of_globals, of_locals = (require_count(where, "num_particles", count) for count in pair)
+    return of_globals, of_locals
 
 
 def one_objective(objective: Objective | Replicated) -> Objective:
