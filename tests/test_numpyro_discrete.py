@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from numpyro.infer import Trace_ELBO, TraceGraph_ELBO
 from numpyro.infer.util import log_density
@@ -217,3 +218,34 @@ def test_blocked_and_substituted_sites_stay_out():
     ours = loss.loss(jax.random.key(0), PARAMS["coupled"], model, guide, Y)
     theirs = Trace_ELBO().loss(jax.random.key(0), PARAMS["coupled"], model, guide, Y)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def circles(y):
+    def step(previous, _):
+        angle = numpyro.sample("angle", dist.VonMises(0.0, 1.0))
+        z = numpyro.sample("z", dist.Normal(previous, 1.0))
+        return z, angle
+
+    last, _ = scan(step, 0.0, y)
+    numpyro.factor("end", -((last - 1) ** 2))
+
+
+def circles_guide(y):
+    loc = numpyro.param("loc", 0.4)
+
+    def step(_, __):
+        angle = numpyro.sample("angle", dist.VonMises(loc, 2.0))
+        return numpyro.sample("z", dist.Normal(angle, 0.5)), None
+
+    scan(step, 0.0, y)
+
+
+def test_mixed_refuses_draws_in_a_scan_that_it_cannot_hold():
+    """No handler reaches into a scan: the number's path would run on through the angle."""
+    params = {"loc": jnp.array(0.4)}
+    run = lambda e: vi.numpyro.Loss(e(elbo), num_particles=4).loss(  # noqa: E731
+        jax.random.key(0), params, circles, circles_guide, Y
+    )
+    with pytest.raises(ValueError, match=r"inside a scan \(got angle \(VonMises\)\); use score"):
+        run(mixed)
+    assert jnp.isfinite(run(vimco))

@@ -178,3 +178,18 @@ def test_printed():
         repr(vi.numpyro.Loss(reparam(elbo), num_particles=1))
         == "Loss(reparam(elbo), num_particles=1)"
     )
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_guide_that_was_first_seen_by_a_loss_keeps_no_tracer(jit):
+    guide = AutoNormal(local)
+    params = {"z_auto_loc": jnp.zeros(6), "z_auto_scale": jnp.ones(6)}
+    weigh = lambda key, y: vi.numpyro.log_weights(  # noqa: E731
+        key, params, local, guide, y, num_particles=3
+    )
+    first = (jax.jit(weigh) if jit else weigh)(jax.random.key(0), Y)
+    assert first.shape == (3, 6)
+    assert (guide.prototype_trace is None) is jit  # set up only where the data are at hand
+    svi = SVI(local, guide, optax.adam(0.02), vi.numpyro.IWAE(4))
+    svi.run(jax.random.key(0), 3, Y, progress_bar=False)
+    assert guide.median(params)["z"].shape == (6,)

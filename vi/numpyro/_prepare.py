@@ -10,7 +10,9 @@ from vi.gradients import Objective, Replicated
 from vi.numpyro._cells import Cells, Partition, partition
 from vi.numpyro._particles import Particles, Rescored, WholeRuns
 from vi.numpyro._program import Program
+from vi.numpyro._restarts import set_up
 from vi.numpyro._structure import Structure, shared_plates, structure_of
+from vi.types import Coefficients
 
 
 class Prepared(NamedTuple):
@@ -37,6 +39,8 @@ def prepare(
     """
     if not is_key(key):
         key, program = jax.random.wrap_key_data(key), program._replace(raw_keys=True)
+    guide = set_up(program.guide, key, program.args, dict(program.kwargs))
+    program = program._replace(guide=guide)
     structure = structure_of(program, key)
     _require_sampled(where, structure)
     if not one:
@@ -76,24 +80,32 @@ def runs_for(objective: Objective | Replicated, particles: Particles) -> Any:
 
 
 def require_paths(objective: Objective | Replicated, structure: Structure, cells: Cells) -> None:
-    """Refuse draws without a derivative, by name, for a rule that follows it through each draw."""
-    rule = name_of(one_objective(objective).rule)
-    if takes_discrete(objective):
+    """Refuse draws whose derivatives are not what the rule takes them for, by name."""
+    used, rule = _coefficients(objective), name_of(one_objective(objective).rule)
+    sites = [structure.guide[name] for name in sorted(cells.guide) if structure.guide[name].free]
+    if used.path is None:
         return
-    sites = (structure.guide[name] for name in sorted(cells.guide))
-    stuck = [site for site in sites if site.free and not site.has_path]
+    if used.signal is None:
+        stuck, must = [site for site in sites if not site.has_path], "be reparameterised"
+        remedy = "use vimco, score, or mixed where other sites are"
+    else:
+        stuck, must = [site for site in sites if site.leaks], "be reparameterised inside a scan"
+        remedy = "use score or vimco, or write the steps of the scan out"
     if stuck:
         got = ", ".join(f"{site.name} ({site.family})" for site in stuck)
-        remedy = "use vimco, score, or mixed where other sites are"
-        raise refusal(rule, "every site of the guide", "be reparameterised", got, remedy)
+        raise refusal(rule, "every site of the guide", must, got, remedy)
 
 
 def takes_discrete(objective: Objective | Replicated) -> bool:
     """Whether its rule needs no path through every draw."""
+    used = _coefficients(objective)
+    return used.path is None or used.signal is not None
+
+
+def _coefficients(objective: Objective | Replicated) -> Coefficients:
     one = one_objective(objective)
     log_w = jax.ShapeDtypeStruct((max(2, bounds.declaration(one.bound).min_samples),), "float32")
-    used = jax.eval_shape(lambda log_w: one.rule(one.bound, log_w), log_w)
-    return used.path is None or used.signal is not None
+    return jax.eval_shape(lambda log_w: one.rule(one.bound, log_w), log_w)
 
 
 def _require_sampled(where: str, structure: Structure) -> None:

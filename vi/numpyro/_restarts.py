@@ -33,6 +33,22 @@ def guide_to_start(guide: Callable, key, args: tuple, kwargs: dict[str, Any]) ->
     return _unseen(guide)
 
 
+def set_up(guide: Callable, key, args: tuple, kwargs: dict[str, Any]) -> Callable:
+    """The guide once it has run the model, where it is an automatic one, outside of any trace.
+
+    Where the arguments are traced it is a copy that has: the guide itself must keep no tracer.
+    """
+    if not isinstance(guide, AutoGuide) or guide.prototype_trace is not None:
+        return guide
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        return guide_to_train(guide, args, kwargs)
+    with jax.ensure_compile_time_eval():
+        seed(guide, jax.random.key(0) if isinstance(key, Tracer) else jax.random.clone(key))(
+            *args, **kwargs
+        )
+    return guide
+
+
 def guide_to_train(guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Callable:
     """The guide, or where it has yet to run the model a copy that has, inside of this trace."""
     if not isinstance(guide, AutoGuide) or guide.prototype_trace is not None:

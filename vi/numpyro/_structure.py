@@ -39,6 +39,8 @@ class Site(NamedTuple):
         observed: Whether it is observed, as factors are.
         fixed: Whether its value follows from the others, by a ``Delta``.
         has_path: Whether its draws carry derivatives.
+        leaks: Whether they have none of their own and let others through all the same: floating
+            draws inside a scan, which no handler reaches.
         enumerated: Whether it is marked to be summed out.
         infer: The entries of its ``infer`` that are no arrays.
     """
@@ -51,6 +53,7 @@ class Site(NamedTuple):
     observed: bool
     fixed: bool
     has_path: bool
+    leaks: bool
     enumerated: bool
     infer: Mapping[str, Any]
 
@@ -169,12 +172,18 @@ def _sites(trace: Trace) -> dict[str, Site]:
             observed=bool(site["is_observed"]),
             fixed=_is_fixed(site["fn"]),
             has_path=bool(site["fn"].has_rsample),
+            leaks=_leaks(site),
             enumerated=site["infer"].get("enumerate") == "parallel",
             infer={k: v for k, v in site["infer"].items() if not isinstance(v, jax.Array)},
         )
         for name, site in trace.items()
         if site["type"] == "sample"
     }
+
+
+def _leaks(site: dict[str, Any]) -> bool:
+    floating = jnp.issubdtype(jnp.result_type(site["value"]), jnp.inexact)
+    return bool(floating and site.get("_control_flow_done") and not site["fn"].has_rsample)
 
 
 def _plates(trace: Trace) -> dict[str, Plate]:
