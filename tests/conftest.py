@@ -15,6 +15,7 @@ os.environ.setdefault(
 
 import jax
 import pytest
+from numpyro_suite import pytest_addoption, pytest_cmdline_main  # noqa: F401
 
 jax.config.update("jax_debug_key_reuse", True)
 

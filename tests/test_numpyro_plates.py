@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro import handlers
-from numpyro.infer.autoguide import AutoNormal
+from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 import vi
 from tests.numpyro_models import (
@@ -210,6 +210,24 @@ def leaking_guide(y):
         numpyro.sample("fn", dist.Normal(0, 1))
 
 
+JOINT_GUIDE = AutoMultivariateNormal(local)
+JOINT = {"auto_loc": Y, "auto_scale_tril": jnp.eye(6)}
+
+
+def nested_run(objective, num_particles, **options):
+    loss = loss_of(objective, num_particles, plates=("N",), **options)
+    return run(loss, NESTED, hierarchy, hierarchy_guide, Y)
+
+
+def without_plate(y):
+    numpyro.sample("z", dist.Normal(y, 1))
+
+
+def another_plate(y):
+    with numpyro.plate("N", 1):
+        numpyro.sample("z", dist.Normal(0, 1))
+
+
 REFUSED = {
     "some in and some out": (
         lambda: run(loss_of(dreg(iwae), 4), NESTED, hierarchy, hierarchy_guide, Y),
@@ -220,7 +238,7 @@ REFUSED = {
         r"be a tuple of names of plates (got 'M', which is none); the plates of model and guide",
     ),
     "a bare name": (
-        lambda: run(loss_of(dreg(iwae), 4, plates="N"), LOCAL, local, amortised, Y),
+        lambda: loss_of(dreg(iwae), 4, plates="N"),
         r"be a tuple of names of plates (got 'N')",
     ),
     "twice": (
@@ -245,6 +263,39 @@ REFUSED = {
             learned, amortised, Y,
         ),
         "be maximised where the model has parameters (theta) (got cubo(2))",
+    ),
+    "cubo of cells around globals": (
+        lambda: nested_run(dreg(cubo(2)), 4),
+        "objective must be one to maximise where cells are nested in globals (got cubo(2))",
+    ),
+    "cubo of globals around cells": (
+        lambda: nested_run(reparam(iwae), (4, 1), global_objective=reparam(cubo(2))),
+        "global_objective must be one to maximise where cells are nested in globals (got cubo(2))",
+    ),
+    "cells without a draw": (
+        lambda: run(loss_of(dreg(iwae), 4, plates=("N",)), JOINT, local, JOINT_GUIDE, Y),
+        "plates must hold a site that the guide draws (got ('N',)); plates=() weighs",
+    ),
+    "globals where there are none": (
+        lambda: run(loss_of(dreg(iwae), (10, 4)), LOCAL, local, amortised, Y),
+        "10 draws of globals by reparam(elbo), where there are none); pass num_particles=K",
+    ),
+    "a global objective where there are no globals": (
+        lambda: run(
+            loss_of(dreg(iwae), 4, global_objective=dreg(elbo)), LOCAL, local, amortised, Y
+        ),
+        "1 draws of globals by dreg(elbo), where there are none",
+    ),
+    "a guide without its plate": (
+        lambda: run(loss_of(dreg(iwae), 4), {}, local, without_plate, Y),
+        "None, where model site z are in plates N and guide site z outside",
+    ),
+    "plates that differ": (
+        lambda: run(loss_of(dreg(iwae), 4), {}, local, another_plate, Y),
+        "plates must have one axis, subsample and size in both (N)",
+    ),
+    "a name for an estimator": (
+        lambda: vi.numpyro.IWAE(4, "dreg"), "IWAE: gradient must be an estimator (got 'dreg')",
     ),
     "a legacy key for weights": (
         lambda: vi.numpyro.log_weights(
@@ -350,3 +401,27 @@ def test_a_nested_model_may_have_parameters():
         difference = ours[name] - plain[name]
         error = difference.std(ddof=1) / len(keys) ** 0.5
         assert abs(difference.mean()) < 5 * error + 1e-5, name
+
+
+def test_one_particle_of_each_sees_one_minibatch():
+    """The guide's mean of mu is its minibatch's: the cells must be of that minibatch."""
+
+    def centred(y, size=None):
+        with numpyro.plate("N", len(y), subsample_size=size) as rows:
+            pass
+        numpyro.sample("mu", dist.Normal(y[rows].mean(), 1e-3))
+        with numpyro.plate("N", len(y), subsample_size=size):
+            batch = numpyro.subsample(y, event_dim=0)
+            numpyro.sample("z", dist.Normal(0.5 * batch, 0.7))
+
+    def tied(y, size=None):
+        mu = numpyro.sample("mu", dist.Normal(0, 10))
+        with numpyro.plate("N", len(y), subsample_size=size):
+            batch = numpyro.subsample(y, event_dim=0)
+            numpyro.sample("z", dist.Normal(0, 1))
+            numpyro.sample("y", dist.Normal(mu, 0.1), obs=batch)
+
+    data = jnp.array([-3.0, 0.0, 3.0])  # one datum a batch: it is mu itself, or far from it
+    loss = loss_of(reparam(iwae), 1, plates=("N",))
+    for seed in range(6):
+        assert run(loss, {}, tied, centred, data, 1, seed=seed) < 100

@@ -261,3 +261,20 @@ def test_a_subsample_has_no_weight_of_the_whole():
     predictive = WeightedPredictive(model, guide, {}, num_particles=30)
     with jax.debug_key_reuse(False), pytest.raises(ValueError, match="subsample_size=None"):
         predictive.condition(key(0), Y)
+
+
+def test_a_latent_that_only_the_model_draws_is_refused():
+    def model(y=None):
+        w = numpyro.sample("w", dist.Normal(0, 1))
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(z + w, 0.3), obs=y)
+
+    def guide(y=None):
+        numpyro.sample("z", dist.Normal(0, 1))
+
+    predictive = vi.numpyro.WeightedPredictive(model, guide, {}, num_particles=50)
+    with (
+        pytest.warns(UserWarning, match="Found vars in model but not guide"),
+        pytest.raises(ValueError, match=r"every latent of the model \(got none for w\)"),
+    ):
+        predictive.condition(jax.random.key(0), 2.0)

@@ -84,10 +84,21 @@ def _common_plates(where: str, structure: Structure, *, additive: bool) -> tuple
     if names:
         found = sorted(split.outside.guide | split.outside.model)
         raise _ambiguous(where, structure, names, "all latent sites are", found)
-    inside = sorted({s.name for s in _latents(structure) if s.plates})
-    found = sorted({s.name for s in _latents(structure) if not s.plates} - set(inside))
-    names = tuple(dict.fromkeys(p for s in _latents(structure) for p in s.plates))
-    raise _ambiguous(where, structure, names, f"{', '.join(inside)} are", found)
+    names = tuple(dict.fromkeys(p for s in latents for p in s.plates))
+    inside = [s for s in latents if s.plates]
+    found = [s for s in latents if not s.plates]
+    if {s.name for s in found} <= {s.name for s in inside}:  # the guide has no plate: name sides
+        told = [f"{side} site {n}" for side, n in _sided(structure, inside)]
+        missed = [f"{side} site {n}" for side, n in _sided(structure, found)]
+    else:
+        told = sorted({s.name for s in inside})
+        missed = sorted({s.name for s in found} - set(told))
+    raise _ambiguous(where, structure, names, f"{', '.join(told)} are", missed)
+
+
+def _sided(structure: Structure, sites: list[Site]) -> list[tuple[str, str]]:
+    sides = {"guide": structure.guide.values(), "model": structure.model.values()}
+    return [(side, s.name) for side, of in sides.items() for s in of if any(s is x for x in sites)]
 
 
 def _ambiguous(where, structure, names, inside: str, outside: Iterable[str]) -> ValueError:
@@ -104,8 +115,6 @@ def _require_plates(where: str, structure: Structure, plates) -> None:
     known = ", ".join(structure.plates) or "none"
     rule = "be a tuple of names of plates"
     remedy = f"the plates of model and guide are: {known}"
-    if isinstance(plates, str) or not all(isinstance(name, str) for name in plates):
-        raise refusal(where, "plates", rule, repr(plates), remedy)
     if missing := [name for name in plates if name not in structure.plates]:
         raise refusal(where, "plates", rule, f"{missing[0]!r}, which is none", remedy)
     if len(set(plates)) < len(plates):
@@ -113,7 +122,10 @@ def _require_plates(where: str, structure: Structure, plates) -> None:
     for site in (*structure.guide.values(), *structure.model.values()):
         if 0 < len(set(plates) & set(site.plates)) < len(plates):
             got = f"{site.name} inside {', '.join(site.plates)} alone"
-            remedy = "name the outer plates alone: what lies deeper is summed into their cells"
+            remedy = (
+                "name the outer plates alone, what lies deeper is summed into their cells; of"
+                " plates side by side name one, or none: plates=()"
+            )
             raise refusal(where, "plates", "hold a site all or none", got, remedy)
 
 

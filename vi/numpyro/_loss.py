@@ -18,6 +18,7 @@ from vi.numpyro._prepare import (
     is_additive,
     one_objective,
     prepare,
+    require_names,
     require_paths,
     runs_for,
     takes_discrete,
@@ -56,10 +57,14 @@ class Loss(infer.ELBO):
         global_objective: The objective of what lies outside ``plates``; ``reparam(elbo)`` where it
             is None. One of another bound needs ``reparam`` for the cells.
 
+    A latent of the model that the guide lacks is drawn from the model and counted, and so is a site
+    of the guide alone, as NumPyro does after its warning: what comes out then bounds nothing.
+
     Raises:
         ValueError: The objective is none; K is below 1 or below what its bound or rule needs. When
-            called: plates that have to be said or do not exist, a site that the rule cannot
-            differentiate, by name, a bound to be minimised where the model has parameters.
+            called: plates that have to be said or do not exist, cells without a draw, a site that
+            the rule cannot differentiate, by name, a bound to be minimised where the model has
+            parameters or where cells are nested.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist, optax, vi
@@ -89,21 +94,23 @@ class Loss(infer.ELBO):
         global_objective: Objective | Replicated | None = None,
     ):
         self.objective = _require_objective("objective", objective)
-        self.global_objective = (
-            reparam(elbo)
-            if global_objective is None
-            else _require_objective("global_objective", global_objective)
-        )
-        self.plates = plates
+        if global_objective is not None:
+            _require_objective("global_objective", global_objective)
+        self.global_objective = global_objective
+        self.plates = require_names("Loss", plates)
         self.num_global, num_local = counts("Loss", num_particles)
-        _require_enough(self.global_objective, self.num_global)
+        _require_enough(self._overall, self.num_global)
         _require_enough(self.objective, num_local)
         super().__init__(num_particles=num_local)
 
     @property
+    def _overall(self) -> Objective | Replicated:
+        return reparam(elbo) if self.global_objective is None else self.global_objective
+
+    @property
     def can_infer_discrete(self) -> bool:
-        """Whether the objective needs no path through every draw."""
-        return takes_discrete(self.objective)
+        """Whether an objective of it needs no path through every draw."""
+        return takes_discrete(self.objective) or takes_discrete(self._overall)
 
     def loss_with_mutable_state(
         self, rng_key, param_map: dict[str, Any], model: Callable, guide: Callable, *args, **kwargs
@@ -124,14 +131,15 @@ class Loss(infer.ELBO):
         program = Program(model, guide, param_map, args, kwargs)
         one = self.num_particles == 1 and not isinstance(self.objective, Replicated)
         alone = one and self.num_global == 1
-        additive = is_additive(self.objective) and is_additive(self.global_objective)
+        additive = is_additive(self.objective) and is_additive(self._overall)
         prepared = prepare("Loss", rng_key, program, self.plates, one=alone, additive=additive)
         sign = self._sign(prepared)
         if prepared.partition.is_nested:
             sizes = (self.num_global, self.num_particles)
-            value, aux = nested_bound(prepared, self.objective, self.global_objective, *sizes)
-            leading = 1 + isinstance(self.global_objective, Replicated)
+            value, aux = nested_bound(prepared, self.objective, self._overall, *sizes)
+            leading = 1 + isinstance(self._overall, Replicated)
         else:
+            self._require_globals_unasked()
             inside = prepared.partition.inside
             require_paths(self.objective, prepared.structure, inside)
             runs = runs_for(
@@ -144,6 +152,12 @@ class Loss(infer.ELBO):
             leading = 1 + isinstance(self.objective, Replicated)
         last = jax.tree.map(lambda leaf: leaf[(-1,) * leading], aux)
         return {"loss": sign * value, "mutable_state": last or None}
+
+    def _require_globals_unasked(self) -> None:
+        rule, remedy = "have sites outside", "pass num_particles=K and no global_objective"
+        if self.num_global > 1 or self.global_objective is not None:
+            asked = f"{self.num_global} draws of globals by {self._overall}, where there are none"
+            raise refusal("Loss", "plates", rule, asked, remedy)
 
     def _sign(self, prepared: Prepared) -> int:
         bound = one_objective(self.objective).bound

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from numpyro.ops.provenance import eval_provenance
 
-from vi._check import refusal
+from vi._check import name_of, refusal
+from vi.bounds import declaration
 from vi.gradients import Objective, Replicated
 from vi.numpyro._log_probs import total
 from vi.numpyro._particles import Particles
@@ -14,6 +15,7 @@ from vi.numpyro._prepare import (
     Prepared,
     is_additive,
     is_plain_derivative,
+    one_objective,
     require_paths,
     runs_for,
 )
@@ -33,7 +35,10 @@ def nested_bound(
         ``(value [], aux)``, aux with the axis of the global draws.
     """
     inside, outside = prepared.partition
+    _require_lower(local, "objective")
+    _require_lower(overall, "global_objective")
     _require_linear(local, overall, inside.scale)
+    _require_drawn(prepared, local, num_local)
     _require_apart(prepared)
     require_paths(overall, prepared.structure, outside)
     require_paths(local, prepared.structure, inside)
@@ -66,6 +71,25 @@ def particles_at(prepared: Prepared, around: Particles, z: dict[str, Any], *, on
 
 def _is_one(objective: Objective | Replicated, num_samples: int) -> bool:
     return num_samples == 1 and not isinstance(objective, Replicated)
+
+
+def _require_lower(objective, argument: str) -> None:
+    bound = one_objective(objective).bound
+    if declaration(bound).sense != "maximise":
+        rule = "be one to maximise where cells are nested in globals"
+        remedy = "a sum of its cells bounds nothing: use plates=(), or a lower bound"
+        raise refusal("Loss", argument, rule, name_of(bound), remedy)
+
+
+def _require_drawn(prepared: Prepared, local, num_local: int) -> None:
+    """Refuse cells without a draw, whose particles would all be the same."""
+    inside, structure = prepared.partition.inside, prepared.structure
+    drawn = any(structure.guide[name].free for name in inside.guide)
+    if drawn or num_local == 1 or is_additive(local) or structure.summed_out & inside.model:
+        return
+    remedy = "plates=() weighs the whole model at once; cells without a draw take num_particles=1"
+    rule = "hold a site that the guide draws"
+    raise refusal("Loss", "plates", rule, repr(inside.plates), remedy)
 
 
 def _require_linear(local, overall, scale: float) -> None:

@@ -14,7 +14,7 @@ from numpyro.infer import Predictive
 from vi import diagnostics
 from vi._check import refusal, require_count, require_key
 from vi.numpyro._particles import Particles, WholeRuns
-from vi.numpyro._prepare import prepare
+from vi.numpyro._prepare import prepare, require_all_drawn
 from vi.numpyro._program import Program
 from vi.types import Key
 
@@ -115,6 +115,7 @@ class WeightedPredictive:
         program = Program(self.model, self.guide, self.params, args, kwargs)
         prepared = prepare("WeightedPredictive", key, program, (), one=False, additive=False)
         program, structure, whole = prepared.program, prepared.structure, prepared.partition.inside
+        require_all_drawn("WeightedPredictive", structure)
         runs = WholeRuns(Particles(program, structure, whole, one=False))
         z, log_q = runs.rsample_and_log_prob(prepared.key, (self.num_particles,))
         log_w = runs.log_joint(z)[0] - log_q

@@ -34,19 +34,20 @@ def prepare(
         key: A typed or a legacy key.
         program: Model and guide.
         plates: The plates whose cells are weighed, or None.
-        one: Whether there is one particle, which then shares nothing.
+        one: Whether there is one particle, which shares its subsample with none, unless nested.
         additive: Whether the bound of a sum is the sum of the bounds.
     """
     if not is_key(key):
         key, program = jax.random.wrap_key_data(key), program._replace(raw_keys=True)
+    plates = require_names(where, plates)
     guide = set_up(program.guide, key, program.args, dict(program.kwargs))
     program = program._replace(guide=guide)
     structure = structure_of(program, key)
     _require_sampled(where, structure)
-    if not one:
+    split = partition(where, structure, plates, additive=additive)
+    if not one or split.is_nested:
         plate_key, key = jax.random.split(key)
         program = shared_plates(program, structure, plate_key)
-    split = partition(where, structure, plates, additive=additive)
     return Prepared(key, program, structure, split)
 
 
@@ -57,6 +58,16 @@ def counts(where: str, num_particles: int | tuple[int, int]) -> tuple[int, int]:
         raise refusal(where, "num_particles", "be one or two counts", pair, "pass K, or (S, K)")
     of_globals, of_locals = (require_count(where, "num_particles", count) for count in pair)
     return of_globals, of_locals
+
+
+def require_names(where: str, plates) -> tuple[str, ...] | None:
+    """Refuse what is neither None nor a tuple of names."""
+    if plates is None or (
+        isinstance(plates, tuple | list) and all(isinstance(name, str) for name in plates)
+    ):
+        return None if plates is None else tuple(plates)
+    remedy = "pass ('N',) for a plate N, () for one weight, or None"
+    raise refusal(where, "plates", "be a tuple of names of plates", repr(plates), remedy)
 
 
 def one_objective(objective: Objective | Replicated) -> Objective:
@@ -106,6 +117,15 @@ def _coefficients(objective: Objective | Replicated) -> Coefficients:
     one = one_objective(objective)
     log_w = jax.ShapeDtypeStruct((max(2, bounds.declaration(one.bound).min_samples),), "float32")
     return jax.eval_shape(lambda log_w: one.rule(one.bound, log_w), log_w)
+
+
+def require_all_drawn(where: str, structure: Structure) -> None:
+    """Refuse a latent that only the model draws: a weight with it is not that of a posterior."""
+    drawn = {name for name, site in structure.guide.items() if not site.observed}
+    alone = {name for name, site in structure.model.items() if not site.observed} - drawn
+    if missing := sorted(alone - structure.summed_out):
+        rule, got = "have every latent of the model", f"none for {', '.join(missing)}"
+        raise refusal(where, "guide", rule, got, "add the site to the guide")
 
 
 def _require_sampled(where: str, structure: Structure) -> None:

@@ -1,8 +1,16 @@
 """The losses that most people want, by name."""
 
 from vi import bounds
+from vi._check import refusal
 from vi.gradients import Estimator, dreg, reparam
 from vi.numpyro._loss import Loss
+
+
+def require_estimator(where: str, gradient) -> None:
+    """Refuse the name of an estimator in its place."""
+    if not callable(gradient):
+        remedy = "pass the function, for instance vi.gradients.reparam"
+        raise refusal(where, "gradient", "be an estimator", repr(gradient), remedy)
 
 
 class ELBO(Loss):
@@ -45,6 +53,7 @@ class IWAE(Loss):
         *,
         plates: tuple[str, ...] | None = None,
     ):
+        require_estimator("IWAE", gradient)
         super().__init__(gradient(bounds.iwae), num_particles=num_particles, plates=plates)
 
 
@@ -76,4 +85,5 @@ class Renyi(Loss):
         *,
         plates: tuple[str, ...] | None = None,
     ):
+        require_estimator("Renyi", gradient)
         super().__init__(gradient(bounds.renyi(alpha)), num_particles=num_particles, plates=plates)

@@ -11,6 +11,7 @@ from numpyro import handlers
 from numpyro.distributions import Delta, Distribution
 from numpyro.util import _validate_model, check_model_guide_match
 
+from vi._check import refusal
 from vi.numpyro._program import Program, Trace, mutable_state
 
 
@@ -70,7 +71,7 @@ class Structure(NamedTuple):
         guide: The guide's sample sites, by name.
         model: The model's.
         plates: The plates of both.
-        model_params: The names of the model's parameters.
+        model_params: The names of the model's parameters, but for those that are empty.
         unseeded_plates: ``(size, subsample size)`` of the plates that draw their subsample, by
             name, in the guide and in the model, in order.
     """
@@ -106,8 +107,12 @@ def structure_of(program: Program, key) -> Structure:
             Structure(
                 guide=_sites(guide),
                 model=_sites(model),
-                plates=_plates(guide) | _plates(model),
-                model_params=tuple(n for n, site in model.items() if site["type"] == "param"),
+                plates=_joined(_plates(guide), _plates(model)),
+                model_params=tuple(
+                    name
+                    for name, site in model.items()
+                    if site["type"] == "param" and jax.tree.leaves(site["value"])
+                ),
                 unseeded_plates=(_unseeded(guide), _unseeded(model)),
             )
         )
@@ -193,6 +198,16 @@ def _plates(trace: Trace) -> dict[str, Plate]:
         name: Plate(frame.dim, frame.size, sizes.get(name, frame.size))
         for name, frame in frames.items()
     }
+
+
+def _joined(of_guide: dict[str, Plate], of_model: dict[str, Plate]) -> dict[str, Plate]:
+    for name in of_guide.keys() & of_model.keys():
+        if of_guide[name] != of_model[name]:
+            got = f"{tuple(of_guide[name])} in the guide, {tuple(of_model[name])} in the model"
+            rule = f"have one axis, subsample and size in both ({name})"
+            remedy = "give both the same dim, size and subsample_size"
+            raise refusal("Loss", "plates", rule, got, remedy)
+    return of_guide | of_model
 
 
 def _unseeded(trace: Trace) -> dict[str, tuple[int, int]]:
