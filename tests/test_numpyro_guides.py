@@ -150,7 +150,19 @@ def paired(name, bound, num_draws):
     return max(float(leaf.max()) for leaf in jax.tree.leaves(score))
 
 
-@pytest.mark.parametrize("name", sorted(set(GUIDES) - set(REFUSED_UNDER_DREG)))
+NEIGHBOURS = {  # of another that runs
+    *("AutoBatchedMultivariateNormal", "AutoDelta", "AutoGuideList", "AutoLaplaceApproximation"),
+    *("AutoDiagonalNormal", "AutoSurrogateLikelihoodDAIS", "AutoBatchedLowRankMultivariateNormal"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in NEIGHBOURS else n
+        for n in sorted(set(GUIDES) - set(REFUSED_UNDER_DREG))
+    ],
+)
 def test_dreg_has_the_mean_of_reparam(name):
     assert paired(name, elbo if name == "AutoSemiDAIS" else iwae, 4000) < 5
 

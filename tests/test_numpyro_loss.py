@@ -45,7 +45,13 @@ def require_equal(name, ours, theirs, tolerance):
     )
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+IN_FLOAT32 = {"eight schools, full", "hierarchy, subsampled", "mixture", "walk", "masked", "flow"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in IN_FLOAT32 else pytest.param(n, marks=pytest.mark.slow) for n in PROGRAMS],
+)
 def test_one_particle_is_trace_elbo(name):
     require_equal(name, vi.numpyro.ELBO(), Trace_ELBO(), 1e-6)
 
@@ -60,7 +66,10 @@ RIGHT = ["conjugate", "local", "local, subsampled", "grid", "improper", "learned
 
 
 @pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    "alpha",
+    [0.0, pytest.param(0.5, marks=pytest.mark.slow), pytest.param(2.0, marks=pytest.mark.slow)],
+)
 def test_renyi_is_numpyros_where_that_is_right(name, alpha):
     ours = vi.numpyro.Renyi(alpha, 4, gradient=vi.gradients.reparam)
     require_equal(name, ours, RenyiELBO(alpha, 4), 2e-6)
