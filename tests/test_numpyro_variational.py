@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from numpyro.infer.autoguide import AutoBNAFNormal
+from numpyro.infer.autoguide import AutoBNAFNormal, AutoNormal
 
 import vi
 from tests.numpyro_models import (
@@ -110,3 +110,17 @@ def test_a_guide_without_an_inverse_samples_and_is_refused_where_it_is_scored():
     z = q.sample(jax.random.key(0), (3,))
     with pytest.raises(ValueError, match="site _auto_latent"):
         q.log_prob(z)
+
+
+def test_a_guide_that_is_first_seen_under_jit_keeps_no_tracer():
+    guide = AutoNormal(local)
+    params = {"z_auto_loc": jnp.zeros(6), "z_auto_scale": jnp.ones(6)}
+
+    @jax.jit
+    def weigh(key, y):
+        q, log_joint = vi.numpyro.as_variational(params, local, guide, y)
+        z = q.sample(key, (3,))
+        return log_joint(z)[0] - q.log_prob(z)
+
+    assert weigh(jax.random.key(0), Y).shape == (3, 6)
+    assert guide.prototype_trace is None

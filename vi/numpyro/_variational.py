@@ -71,5 +71,5 @@ def as_variational(
     if drawn:
         remedy = "use Loss or log_weights, or subsample_size=None"
         raise refusal(where, "plates", "hold all data", f"{drawn[0]} subsampled", remedy)
-    runs = Rescored(Particles(program, prepared.structure, inside, one=False))
+    runs = Rescored(Particles(prepared.program, prepared.structure, inside, one=False))
     return runs, runs.log_joint
