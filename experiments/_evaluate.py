@@ -54,15 +54,25 @@ class Trained(NamedTuple):
 
 
 def evaluate(
-    key: Array, model: VAE, x: Float[Array, "M pixels"], *, num_samples: int = 5000
+    key: Array,
+    model: VAE,
+    x: Float[Array, "M pixels"],
+    *,
+    num_samples: int = 5000,
+    estimator: Callable[..., vi.gradients.Objective] = vi.gradients.fixed,
 ) -> Evaluation:
-    """Score ``x`` with ``num_samples`` draws per image, from which every number follows."""
+    """Score ``x`` with ``num_samples`` draws per image, from which every number follows.
+
+    ``estimator`` says how to draw: under ``reparam`` a flow scores its draws as it makes them.
+    """
     count = -(-len(x) // BLOCK)
     size = -(-len(x) // count)
     # the last block is filled up with the last image, which is cut off again
     filled = jnp.pad(x, ((0, count * size - len(x)), (0, 0)), mode="edge")
     blocks = [
-        jax.tree.map(np.asarray, _score(jax.random.fold_in(key, i), model, block, num_samples))
+        jax.tree.map(
+            np.asarray, _score(jax.random.fold_in(key, i), model, block, num_samples, estimator)
+        )
         for i, block in enumerate(filled.reshape(count, size, -1))
     ]
     scores, means = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(x)], *blocks)
@@ -70,15 +80,15 @@ def evaluate(
     return Evaluation(**scores, unit_variances=jax.tree.map(np.asarray, variances))
 
 
-@functools.partial(jax.jit, static_argnames="num_samples")
-def _score(key, model, x, num_samples):
+@functools.partial(jax.jit, static_argnames=("num_samples", "estimator"))
+def _score(key, model, x, num_samples, estimator):
     draws_key, means_key = jax.random.split(key)
 
     def log_joint(z):
         log_likelihood = decode(model, z).log_prob(x)
         return log_likelihood + prior(model).log_prob(z), log_likelihood
 
-    objective = vi.gradients.fixed(iwae, chunk_size=CHUNK)
+    objective = estimator(iwae, chunk_size=CHUNK)
     value, log_w, log_likelihood = objective.evaluate(
         draws_key, posterior(model, x), log_joint, num_samples
     )
@@ -99,6 +109,7 @@ def evaluate_seeds(
     x: Float[Array, "M pixels"],
     num_samples: int,
     part: Callable[[Any], VAE] = lambda model: model,
+    estimator: Callable[..., vi.gradients.Objective] = vi.gradients.fixed,
 ) -> Evaluation:
     """Every seed's evaluation, ``[S, M]`` and so on, with the same noise whatever was trained.
 
@@ -108,7 +119,7 @@ def evaluate_seeds(
     def compute():
         keys = stream(run.key, _STREAM)
         each = [
-            evaluate(key, part(model_of(state, i)), x, num_samples=num_samples)
+            evaluate(key, part(model_of(state, i)), x, num_samples=num_samples, estimator=estimator)
             for i, key in enumerate(keys)
         ]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)

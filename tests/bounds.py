@@ -42,6 +42,8 @@ BOUNDS = {
     "grouped(jackknife)": bounds.grouped(bounds.jackknife(bounds.iwae), 2),
     "mix": bounds.mix(0.3, bounds.elbo, bounds.iwae),
     "tempered": bounds.tempered(bounds.eubo, 1.5),
+    "stratified_elbo": bounds.stratified_elbo(jnp.array([0.3, -0.8])),
+    "stratified_iwae": bounds.stratified_iwae(jnp.array([0.3, -0.8])),
 }
 NEIGHBOURS = {  # near another in the table: they run with the slow tests
     *("cubo(2)", "tvo_upper", "csiszar, evidence", "jackknife(iwae, 2)", "grouped(jackknife)"),

@@ -315,7 +315,7 @@ REFUSALS = {
     ),
     "reparam of a mixed chain": (
         lambda: reparam(elbo)(jax.random.key(0), mixture(jnp.zeros(2)), joint, 3),
-        "reparam: q must be reparameterised (got draws['c'] of dtype int32); use vimco or score",
+        "chain: 'c' must be reparameterised (got BernoulliLogits); use a reparameterised member",
     ),
     "rsample of a mixed chain": (
         lambda: mixture(jnp.zeros(2)).rsample(jax.random.key(0)),

@@ -210,7 +210,7 @@ REFUSED = {
             q=vi.families.chain({"a": Q, "b": lambda a: dist.Bernoulli(logits=a).to_event(1)}),
             joint=lambda z: log_joint(z["a"]),
         ),
-        "reparam: q must be reparameterised (got draws['b'] of dtype int32); use vimco or score",
+        "chain: 'b' must be reparameterised (got Independent); use a reparameterised member",
     ),
     "a latent too many": (
         lambda: vi.families.chain({"a": Q}).log_prob({"a": jnp.zeros((3, 2)), "b": 0.0}),

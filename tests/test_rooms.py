@@ -15,12 +15,15 @@ FLOORS = {
     "bounds": 1,
     "gradients": 2,
     "diagnostics": 3, "testing": 3,
-    "families": 1, "likelihoods": 1, "training": 1,
+    "families": 1, "likelihoods": 1, "networks": 1, "training": 1,
+    "flows": 2,
     "numpyro": 4,
 }  # fmt: skip
 MAY_NOT = {  # beside the tower: on types alone
     "families": {"bounds", "gradients"},
+    "flows": {"bounds", "gradients"},
     "likelihoods": {"bounds", "gradients"},
+    "networks": {"bounds", "gradients"},
     "training": {"bounds", "gradients"},
 }
 CELLAR = ("_check", "_mixed", "_bernoulli")

@@ -136,7 +136,7 @@ def test_wake_is_fixed_with_q_going_the_other_way(bound):
     for name in ("w", "b"):
         chex.assert_trees_all_close(awake[name], held[name], rtol=1e-10, atol=1e-12)
     chex.assert_trees_all_close(awake["logits"], -held["logits"], rtol=1e-10, atol=1e-12)
-    assert bound is elbo or jnp.abs(awake["logits"]).max() > 1e-4
+    assert "elbo" in bound.__name__ or jnp.abs(awake["logits"]).max() > 1e-4
 
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)

@@ -8,6 +8,8 @@ A bound is a pure function of log-weights; an estimator is three coefficients pe
 ``vi.bounds``       log-weights to a bound: ``elbo``, ``iwae``, ``declare`` your own
 ``vi.gradients``    a bound to an objective: ``reparam``, ``dreg``, ``estimator`` of yours
 ``vi.families``     variational families: ``normal``, ``chain``
+``vi.flows``        bijections that make a rich family of a simple one: ``coupling``, ``spline``
+``vi.networks``     Flax modules: ``MLP``, ``MaskedMLP``
 ``vi.likelihoods``  observation models: ``bernoulli``, ``normal``
 ``vi.diagnostics``  ``log_evidence``, ``rate_distortion``, effective sample size, ...
 ``vi.training``     ``gradient_step``, the pure ``run``, and ``fit`` with a progress bar
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
         bounds,
         diagnostics,
         families,
+        flows,
         gradients,
         likelihoods,
+        networks,
         numpyro,
         testing,
         training,
@@ -38,8 +42,10 @@ __all__ = [
     "bounds",
     "diagnostics",
     "families",
+    "flows",
     "gradients",
     "likelihoods",
+    "networks",
     "numpyro",
     "testing",
     "training",

@@ -1,9 +1,12 @@
 """Draws of which some leaves carry derivatives: what families offer and the engine asks for."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from vi._check import is_reparameterised
+from vi._check import is_reparameterised, refusal
 
 
 def partial_rsample(q, key, sample_shape=()):
@@ -13,6 +16,33 @@ def partial_rsample(q, key, sample_shape=()):
     if is_reparameterised(q):
         return q.rsample(key, sample_shape)
     return jax.lax.stop_gradient(q.sample(key, sample_shape))
+
+
+def require_rsample(where: str, name: str, q) -> None:
+    """Refuse a member of a family whose draws have no derivative."""
+    if not is_reparameterised(q):
+        remedy = (
+            "use a reparameterised member, or vi.gradients.mixed, which holds the draws of others"
+        )
+        raise refusal(where, name, "be reparameterised", type(q).__name__, remedy)
+
+
+def scored_rsample(where: str, name: str, q, key, sample_shape=()) -> tuple[Any, Any]:
+    """Draws with derivatives and their log-probability: in one pass where ``q`` has one."""
+    require_rsample(where, name, q)
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob(key, sample_shape)
+    z = q.rsample(key, sample_shape)
+    return z, q.log_prob(z)
+
+
+def agreeing_sum(where: str, terms: Mapping[str, jax.Array]) -> jax.Array:
+    """The sum of the members' log-densities, refused where their shapes differ."""
+    shapes = {name: jnp.shape(term) for name, term in terms.items()}
+    if len(set(shapes.values())) > 1:
+        remedy = "give every member the same batch, and sum its event axes (to_event)"
+        raise refusal(where, "members", "agree in shape", shapes, remedy)
+    return sum(terms.values())  # pyright: ignore[reportReturnType]
 
 
 def score_log_prob(q, z):

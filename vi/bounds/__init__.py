@@ -24,6 +24,7 @@ from vi.bounds._log_variance import log_variance
 from vi.bounds._mix import mix
 from vi.bounds._renyi import cubo, renyi
 from vi.bounds._replaced import generic_replaced, learning_signal, leave_one_out, replaced
+from vi.bounds._stratified_mixture import stratified_elbo, stratified_iwae
 from vi.bounds._sumo import Roulette, sumo
 from vi.bounds._tempered import tempered
 from vi.bounds._thermodynamic import eubo, tvo_lower, tvo_upper
@@ -59,6 +60,8 @@ __all__ = [
     "replaced",
     "reverse_kl",
     "squared_hellinger",
+    "stratified_elbo",
+    "stratified_iwae",
     "sumo",
     "tempered",
     "total_variation",

@@ -7,8 +7,15 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import is_reparameterised, refusal
-from vi._mixed import has_path, partial_rsample, score_log_prob
+from vi._check import refusal
+from vi._mixed import (
+    agreeing_sum,
+    has_path,
+    partial_rsample,
+    require_rsample,
+    score_log_prob,
+    scored_rsample,
+)
 from vi.types import Key, Variational
 
 Member = Variational | Callable[..., Variational]
@@ -75,6 +82,18 @@ class Chain:
         """Draw every latent, with derivatives where its member has them: for ``mixed``."""
         return self._draw(key, sample_shape, _partial_rsample)
 
+    def rsample_and_log_prob(
+        self, key: Key, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[dict[str, Array], Float[Array, "*shape"]]:
+        """Draw every latent with derivatives, and score each with its draw."""
+        terms: dict[str, Any] = {}
+
+        def draw(name, member, key, sample_shape):
+            z, terms[name] = scored_rsample("chain", f"{name!r}", member, key, sample_shape)
+            return z
+
+        return self._draw(key, sample_shape, draw), agreeing_sum("chain", terms)
+
     def log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
         """The sum of the members' log-densities, ``[*sample_shape, *batch]``, in nats."""
         return self._total(value, _log_prob)
@@ -92,11 +111,7 @@ class Chain:
             got, remedy = sorted(value), "pass what sample or rsample returned"
             raise refusal("chain.log_prob", "value", f"have {list(self.members)}", got, remedy)
         terms = {n: log_prob(self._member(n, value), value[n]) for n in self.members}
-        shapes = {name: term.shape for name, term in terms.items()}
-        if len(set(shapes.values())) > 1:
-            remedy = "give every member the same batch, and sum its event axes (to_event)"
-            raise refusal("chain.log_prob", "members", "agree in shape", shapes, remedy)
-        return sum(terms.values())
+        return agreeing_sum("chain", terms)
 
     def _draw(self, key, sample_shape, draw):
         z: dict[str, Array] = {}
@@ -151,11 +166,7 @@ def _sample(name, member, key, sample_shape):
 
 
 def _rsample(name, member, key, sample_shape):
-    if not is_reparameterised(member):
-        remedy = (
-            "use a reparameterised member, or vi.gradients.mixed, which holds the draws of others"
-        )
-        raise refusal("chain", f"{name!r}", "be reparameterised", type(member).__name__, remedy)
+    require_rsample("chain", f"{name!r}", member)
     return member.rsample(key, sample_shape)
 
 

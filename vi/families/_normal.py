@@ -5,6 +5,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from vi._check import refusal
+from vi.families._gaussian_checks import require_axis, require_positive
 
 
 def normal(
@@ -29,7 +30,8 @@ def normal(
         A NumPyro distribution with batch shape ``[*batch]`` and event shape ``[D]``.
 
     Raises:
-        ValueError: Not exactly one spread, a spread of another shape, or no event axis.
+        ValueError: Not exactly one spread, a spread of another shape, a known scale at or below 0,
+            or no event axis.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -47,12 +49,13 @@ def normal(
         remedy = "keep the one that the parameter is: log_var = 2 log_scale = 2 log(scale)"
         raise refusal("normal", "the spread", "be one of log_scale, log_var, scale", got, remedy)
     ((name, spread),) = given.items()
-    if jnp.ndim(loc) == 0:
-        remedy = "give the latent dimensions an axis: loc[None]"
-        raise refusal("normal", "loc", "have a last axis of D dimensions", "a scalar", remedy)
+    require_axis("normal", loc)
     if jnp.shape(spread) != jnp.shape(loc):
         got = f"{list(jnp.shape(spread))} against {list(jnp.shape(loc))}"
         remedy = "jnp.broadcast_to it, if every entry is meant to share it"
         raise refusal("normal", name, "have the shape of loc", got, remedy)
+    if name == "scale":
+        remedy = "pass it through jnp.exp or jax.nn.softplus, or give log_scale"
+        require_positive("normal", name, spread, remedy)
     to_scale = {"log_scale": jnp.exp, "log_var": lambda v: jnp.exp(v / 2), "scale": lambda s: s}
     return dist.Normal(loc, to_scale[name](spread)).to_event(1)

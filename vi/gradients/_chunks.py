@@ -4,6 +4,7 @@ A chunk is what is in memory at once. On a mesh each device has its own run of c
 from those of the devices before it.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +13,27 @@ import jax.numpy as jnp
 from vi._check import is_reparameterised, log_ratio
 from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._hoist import Hoisted, hoist
-from vi.gradients._linearised import linearise, moving
-from vi.gradients._requirements import is_plain_derivative, require_leading, require_pair
+from vi.gradients._linearised import contract, linearise, moving
+from vi.gradients._requirements import (
+    is_path_derivative,
+    is_plain_derivative,
+    require_leading,
+    require_pair,
+)
 from vi.types import Coefficients, Key
+
+
+class Scored(NamedTuple):
+    """What came with a draw: its log-probability, and perhaps the derivative of that in z."""
+
+    log_q: Any
+    force: Any = None
 
 
 class Part(NamedTuple):
     """Chunks ``first, ..., first + chunks - 1``, all of one size: what each of them computes.
 
-    A draw is ``(z, log q(z))``, where q gives both in one call, or ``(z, None)``.
+    A draw is ``(z, Scored)`` where q scores it in the same call, else ``(z, None)``.
     """
 
     first: int
@@ -47,16 +60,21 @@ class Part(NamedTuple):
 def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint, *, scored) -> Part:
     """Trace the densities at the shapes of one chunk of draws from an abstract key.
 
-    ``scored``: the draw is to come with its log-probability.
+    ``scored``: the method of q that draws and scores, or None.
     """
 
     def joint_and_aux(z):
         out = log_joint(z)
         return require_pair(name, out if isinstance(out, tuple) else (out, None))
 
-    if scored:
-        draw = hoist(name, "q", lambda k: q.rsample_and_log_prob(k, (size,)), key)
-        log_q, of_q = None, draw.out[1]
+    if scored is not None:
+
+        def drawn(key):
+            z, *rest = scored(key, (size,))
+            return z, Scored(*rest)
+
+        draw = hoist(name, "q", drawn, key)
+        log_q, of_q = None, draw.out[1].log_q
     else:
         draw = _hoist_draw(name, lambda k, shape: partial_rsample(q, k, shape), size, key)
         log_q = hoist(name, "q.log_prob", lambda z: (q.log_prob(z), None), draw.out[0])
@@ -68,9 +86,11 @@ def trace(name: str, first: int, chunks: int, size: int, key, q, log_joint, *, s
     return Part(first, chunks, size, draw, log_p, log_q)
 
 
-def draws_come_scored(rule, q) -> bool:
-    """Whether one call draws and scores: all a plain derivative asks, and cheaper for a flow."""
-    return is_plain_derivative(rule) and hasattr(q, "rsample_and_log_prob")
+def scoring_draw(rule, q) -> Callable[..., Any] | None:
+    """The method of q that draws and scores in one call, where it gives all that the rule asks."""
+    if is_plain_derivative(rule):
+        return getattr(q, "rsample_and_log_prob", None)
+    return getattr(q, "rsample_and_force", None) if is_path_derivative(rule) else None
 
 
 def draw_for(name: str, used: Coefficients, part: Part, key, q) -> Part:
@@ -103,10 +123,9 @@ def weigh_all(name: str, parts: list[Part], chunk_key, operands):
     for part, (draw, log_p, *others) in zip(parts, operands, strict=True):
 
         def weigh(index, part=part, draw=draw, log_p=log_p, others=others):
-            z, q = part.draw.call(draw, chunk_key(index))
+            z, scored = part.draw.call(draw, chunk_key(index))
             p, aux = part.log_p.call(log_p, z)
-            if part.log_q is not None:
-                q, _ = part.log_q.call(others[0], z)
+            q = scored.log_q if part.log_q is None else part.log_q.call(others[0], z)[0]
             return log_ratio(name, part.size, p, q), aux
 
         if part.chunks == 1:
@@ -125,12 +144,12 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
     """Log-weights and aux of one chunk, and ``push(coefficients) -> [*batch]``."""
     (draw, *consts), (d_draw, *d_consts) = operand, direction
     d_z: Any = None
-    d_log_q: Any = None
+    d_scored: Any = None
     if used.path is None and used.signal is None:
-        z, log_q = part.draw.call(draw, key)
+        z, scored = part.draw.call(draw, key)
     else:
         params = moving(draw, d_draw)
-        (z, log_q), (d_z, d_log_q) = jax.jvp(
+        (z, scored), (d_z, d_scored) = jax.jvp(
             lambda at: part.draw.call(params.insert(at), key), (params.at,), (params.tangents,)
         )
         d_z = jax.tree.leaves(d_z) if params.at else None
@@ -146,13 +165,16 @@ def linearised(name: str, used: Coefficients, part: Part, key: Key, operand, dir
     }
 
     def push(c: Coefficients):
+        if part.log_q is None and scored.force is None:
+            return terms["p"].push(c.theta, c.theta) + (c.score * d_scored.log_q).sum(0)
         if part.log_q is None:
-            return terms["p"].push(c.theta, c.theta) + (c.score * d_log_q).sum(0)
+            of_q = 0.0 if d_z is None else contract(c.path, scored.force, d_z)
+            return terms["p"].push(c.theta, c.path) - of_q
         minus_path = None if c.path is None else -c.path
         total = terms["p"].push(c.theta, c.path) + terms["q"].push(c.score, minus_path)
         return total + terms["held"].push(c.signal, c.signal) if "held" in terms else total
 
-    q = terms["q"].value if "q" in terms else log_q
+    q = terms["q"].value if "q" in terms else scored.log_q
     return log_ratio(name, part.size, terms["p"].value, q), terms["p"].aux, push
 
 

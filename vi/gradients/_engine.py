@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.custom_derivatives import zero_from_primal
 
-from vi.gradients._chunks import draw_for, draws_come_scored, linearised, push_all, trace, weigh_all
+from vi.gradients._chunks import draw_for, linearised, push_all, scoring_draw, trace, weigh_all
 from vi.gradients._devices import split_over
 from vi.gradients._hoist import hoist
 from vi.gradients._linearised import moving
@@ -71,7 +71,7 @@ def evaluate(
         return jax.random.fold_in(key, split.first_chunk(full + bool(rest)) + index)
 
     one_key = jax.eval_shape(chunk_key, key, 0)  # with what differs between devices
-    scored = draws_come_scored(rule, q)
+    scored = scoring_draw(rule, q)
     parts = [trace(name, 0, full, size, one_key, q, log_joint, scored=scored)]
     if rest:
         parts.append(trace(name, full, 1, rest, one_key, q, log_joint, scored=scored))

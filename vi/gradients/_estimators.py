@@ -31,7 +31,9 @@ def estimator(rule: Rule) -> Estimator:
         ``(bound, *, chunk_size=None, axis_name=None) -> Objective``, named after the rule. Draws
         coupled inside K are refused, unless the rule has an attribute ``is_plain_derivative``: its
         coefficients are then :math:`(F_k, F_k, -F_k)`, right for any draws, and the draws come
-        scored from ``q.rsample_and_log_prob`` where there is one.
+        scored from ``q.rsample_and_log_prob`` where there is one. A rule with an attribute
+        ``is_path_derivative`` has no score coefficient, and takes the draws from
+        ``q.rsample_and_force`` where there is one.
 
     Examples:
         The draws held constant, as a rule of three lines:
@@ -99,7 +101,9 @@ def dreg(bound: Bound, *, chunk_size: int | None = None, axis_name: str | None =
     given the other draws, the same mean as a path term (reparameterise the score of
     :math:`F_k`); with it replaced, what is left vanishes as q approaches the posterior.
     ``dreg(elbo)`` is sticking the landing, ``dreg(iwae)`` has the squared normalised weights of the
-    paper, and every other bound gets its own. It needs independent draws inside K.
+    paper, and every other bound gets its own. It needs independent draws inside K. A flow that
+    gives the derivative of its log-density with the draw (``rsample_and_force``) is not inverted;
+    its second derivatives are refused.
 
     Args:
         bound: A bound with a Lipschitz first derivative.
@@ -154,3 +158,6 @@ _reparam.is_plain_derivative = True  # pyright: ignore[reportFunctionMemberAcces
 def _dreg(bound, log_w):
     first, second = derivatives(bound, log_w)
     return Coefficients(theta=first, path=first - second)
+
+
+_dreg.is_path_derivative = True  # pyright: ignore[reportFunctionMemberAccess]

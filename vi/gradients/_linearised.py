@@ -83,6 +83,14 @@ def linearise(
     return Linearised(value, aux, push)
 
 
+def contract(path: Any, force: Any, d_z: Sequence[Any]) -> Any:
+    """The sum over k of ``path[k]`` times the tangent of what has derivative ``force`` in z."""
+    total = jnp.zeros_like(path)
+    for f, d in zip(jax.tree.leaves(force), d_z, strict=True):
+        total = total + (f * d).sum(tuple(range(path.ndim, f.ndim))).astype(total.dtype)
+    return (path * total).sum(0)
+
+
 def _factors(held, through):
     """``(inner, outer)`` with ``outer = held`` and ``inner * outer = through``, to rounding.
 

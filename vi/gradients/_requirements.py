@@ -35,6 +35,11 @@ def is_plain_derivative(rule: Rule) -> bool:
     return getattr(rule, "is_plain_derivative", False)
 
 
+def is_path_derivative(rule: Rule) -> bool:
+    """Whether the rule says that it takes nothing of log q but its derivative through the draws."""
+    return getattr(rule, "is_path_derivative", False)
+
+
 def require_independent(name: str, rule: Rule, q: Variational) -> None:
     """Refuse draws that depend on each other inside K, but for plain differentiation."""
     if getattr(q, "independent_samples", True) or is_plain_derivative(rule):
