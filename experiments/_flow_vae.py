@@ -17,7 +17,7 @@ from experiments._vae import Network
 
 SPLINE_BOUND = 4.0
 REFINING_DRAWS = 2  # opposite and fixed, on which the parameters of each datum are refined
-REFINING_STEPS, REFINING_RATE = 4, 0.1
+REFINING_STEPS, REFINING_RATE, REFINING_CLIP = 4, 0.1, 5.0
 
 
 class FlowVAE(nnx.Module):
@@ -121,7 +121,8 @@ class Refined(nnx.Module):
             return log_likelihood(z).mean(0) - rate
 
         start = self.heads(features)
-        optimizer = optax.sgd(REFINING_RATE)
+        # entry by entry, so that no image's steps depend on another's
+        optimizer = optax.chain(optax.clip(REFINING_CLIP), optax.sgd(REFINING_RATE))
         return _normal(
             vi.networks.refine(elbo, start, num_steps=REFINING_STEPS, optimizer=optimizer)
         )
