@@ -30,9 +30,8 @@ def families(name: str, density: Density, config: Any) -> list[Family]:
     if name == "Gaussian-50":
         return [_diagonal(size), _low_rank(size), _full_rank(size)]
     if name == "funnel-10":
-        # dreg would carry a Jacobian of 10 x 10 splines along with every draw
-        return [_diagonal(size), _spline_flow(size, autoregressive, vi.gradients.reparam, config)]
-    return [_diagonal(size), _spline_flow(size, coupling, vi.gradients.dreg, config)]
+        return [_diagonal(size), _spline_flow(size, autoregressive, config.num_layers // 2, config)]
+    return [_diagonal(size), _spline_flow(size, coupling, config.num_layers, config)]
 
 
 def _diagonal(size: int) -> Family:
@@ -70,12 +69,12 @@ def _full_rank(size: int) -> Family:
     return Family("full rank", init, make_q, vi.gradients.dreg, rate=5.0)
 
 
-def _spline_flow(size: int, build: Callable[..., Any], gradient: Any, config: Any) -> Family:
+def _spline_flow(size: int, build: Callable[..., Any], num_layers: int, config: Any) -> Family:
     def init(key):
         spline = vi.flows.spline(num_bins=config.num_bins, bound=BOUND)
         return build(
             size,
-            num_layers=config.num_layers,
+            num_layers=num_layers,
             transformer=vi.flows.composed(spline, vi.flows.affine()),
             hidden=(config.hidden, config.hidden),
             rngs=nnx.Rngs(key),
@@ -84,4 +83,4 @@ def _spline_flow(size: int, build: Callable[..., Any], gradient: Any, config: An
     def make_q(flow):
         return flow(vi.families.normal(jnp.zeros(size), scale=jnp.ones(size)))
 
-    return Family("spline flow", init, make_q, gradient)
+    return Family("spline flow", init, make_q, vi.gradients.reparam)

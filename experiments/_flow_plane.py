@@ -80,7 +80,7 @@ def draw(held: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
         "Shaded: the true posterior of a held-out image. Lines: q, at 50, 90 and 99 % of its mass",
         fontsize=10,
     )
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 0.985))
     return figure
 
 

@@ -44,7 +44,7 @@ class Config(Common):
     learning_rate: float = PRESET
     """Adam's initial rate; it falls to 0 along a cosine."""
     num_layers: int = PRESET
-    """Layers of a flow."""
+    """Layers of a coupling flow; the funnel's autoregressive flow has half as many."""
     hidden: int = PRESET
     """Units in each of the two hidden layers of a conditioner."""
     num_bins: int = PRESET
@@ -55,7 +55,7 @@ class Config(Common):
 
 # fmt: off
 CPU: dict[str, Any] = dict(
-    densities=tuple(DENSITIES), num_samples=256, num_steps=3000, learning_rate=4e-3, num_layers=6,
+    densities=tuple(DENSITIES), num_samples=512, num_steps=6000, learning_rate=5e-3, num_layers=6,
     hidden=48, num_bins=12, eval_draws=200_000,
 )
 PRESETS: dict[str, dict[str, Any]] = {
@@ -79,7 +79,8 @@ def check(config: Config) -> None:
     if not names or len(set(names)) < len(names) or not set(names) <= set(DENSITIES):
         rule, remedy = "name densities, once each", f"choose among {'; '.join(DENSITIES)}"
         raise ValueError(f"--densities must {rule} (got {'; '.join(names)!r}); {remedy}")
-    require_counts(config, "num_samples", "num_steps", "num_layers", "hidden", "num_bins")
+    require_counts(config, "num_samples", "num_steps", "hidden")
+    require_counts(config, "num_layers", "num_bins", least=2)
     require_counts(config, "eval_draws", least=2)
     require_positive(config, "learning_rate")
 

@@ -225,6 +225,7 @@ def test_a_resumed_run_compiles_once(tmp_path):
 # Loading
 
 
+@pytest.mark.slow
 def test_load_gives_the_newest_state_whatever_it_holds(tmp_path):
     """Batch statistics, dropout's key and count, Adam's moments, an average, a typed key."""
 
@@ -247,6 +248,7 @@ def test_load_gives_the_newest_state_whatever_it_holds(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_another_device_can_load(tmp_path):
     """Saved on the second of two devices, and sharded over both; read where there is one."""
     code = f"""

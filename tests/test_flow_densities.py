@@ -100,7 +100,7 @@ def test_a_run_measures_draws_and_writes(run):
 def test_the_divergence_is_that_of_known_normals():
     """KL(N(0, I), correlated) is 3.432792, and the twin without the evidence is off by its log."""
     density = DENSITIES["correlated"]
-    family = _flow_fits.families("correlated", density, None)[0]
+    family = _flow_fits.families("correlated", density, flow_densities.Config(num_layers=2))[0]
     q = family.make_q(family.init(jax.random.key(0)))
     z = q.sample(jax.random.key(1), (20_000,))
     log_w = np.asarray(density.log_density(z) - density.log_evidence - q.log_prob(z))[None]
@@ -117,7 +117,7 @@ def test_what_would_fail_late_is_refused_by_its_flag():
     for fields, message in (
         ({"densities": ("circle",)}, "--densities must name densities, once each"),
         ({"data": "mnist"}, "--data must be left alone"),
-        ({"num_layers": 0}, "--num-layers must be an integer of at least 1"),
+        ({"num_layers": 1}, "--num-layers must be an integer of at least 2"),
     ):
         config = resolve(flow_densities.Config(preset="smoke", **fields), flow_densities.PRESETS)
         with pytest.raises(ValueError, match=message):

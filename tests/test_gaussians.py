@@ -84,7 +84,13 @@ def cases():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "name",
-    ["scale_tril", "covariance", "precision", "low_rank", "block", "markov", "from precision"],
+    [
+        *("scale_tril", "low_rank", "block", "markov"),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("covariance", "precision", "from precision")
+        ),
+    ],
 )
 def test_each_is_the_dense_gaussian(name):
     """Density, moments and entropy; draws are scored as the density scores them."""

@@ -86,6 +86,7 @@ def test_slopes_are_fitted_to_the_larger_half():
     assert [_snr_report.larger_half(n) for n in (2, 3, 4, 5, 6)] == [0, 1, 2, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_law_holds_at_toy_size(toy):
     """Of the inference network: the ratio falls as K^(-1/2) under reparam, and rises under dreg."""
     samples, tables = np.array([64.0, 256.0]), []

@@ -115,7 +115,13 @@ def test_dreg_of_iwae_has_the_papers_squared_weights():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param(bound, marks=() if name == "iwae" else pytest.mark.slow, id=name)
+        for name, bound in BOUNDS.items()
+    ],
+)
 def test_reparam_is_the_finite_difference_at_fixed_noise(bound):
     params, noise = scalar_params(), jnp.array([0.3, -1.2, 0.8])
 

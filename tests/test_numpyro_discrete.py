@@ -99,7 +99,9 @@ def worst(found, truth):
 
 
 @pytest.mark.parametrize("name", DISCRETE)
-@pytest.mark.parametrize(("bound", "joint"), [(elbo, None), (iwae, ())])
+@pytest.mark.parametrize(
+    ("bound", "joint"), [pytest.param(elbo, None, marks=pytest.mark.slow), (iwae, ())]
+)
 def test_gradients_are_those_of_enumeration(name, bound, joint):
     truth = jax.jit(jax.value_and_grad(exact_loss(name, bound, 2)))(PARAMS[name])
     for estimator in (score, vimco, mixed):

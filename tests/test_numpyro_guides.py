@@ -119,7 +119,12 @@ def value_and_gradient(loss, model, guide, args, params, seed=1):
     return jax.jit(jax.value_and_grad(run))(params, jax.random.key(seed))
 
 
-@pytest.mark.parametrize("name", GUIDES)
+WHOLE = ("AutoBNAFNormal", "AutoDAIS", "AutoNormal", "AutoIAFNormal", "AutoGuideList")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in WHOLE else pytest.param(n, marks=pytest.mark.slow) for n in GUIDES]
+)
 def test_reparam_is_numpyros_step(name):
     model, guide, args, params = ready(name)
     ours = value_and_gradient(vi.numpyro.ELBO(), model, guide, args, params)
@@ -152,6 +157,7 @@ def paired(name, bound, num_draws):
 
 NEIGHBOURS = {  # of another that runs
     *("AutoBatchedMultivariateNormal", "AutoDelta", "AutoGuideList", "AutoLaplaceApproximation"),
+    *("AutoSemiDAIS", "AutoMultivariateNormal"),
     *("AutoDiagonalNormal", "AutoSurrogateLikelihoodDAIS", "AutoBatchedLowRankMultivariateNormal"),
 }
 

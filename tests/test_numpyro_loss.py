@@ -56,7 +56,14 @@ def test_one_particle_is_trace_elbo(name):
     require_equal(name, vi.numpyro.ELBO(), Trace_ELBO(), 1e-6)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+NEIGHBOURS = {"correlated", "eight schools", "eight schools, full", "regression", "ladder"}
+NEIGHBOURS |= {"regression, subsampled"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in NEIGHBOURS else n for n in PROGRAMS],
+)
 @pytest.mark.usefixtures("x64")
 def test_one_particle_is_trace_elbo_in_float64(name):
     require_equal(name, vi.numpyro.ELBO(), Trace_ELBO(), 1e-12)

@@ -167,7 +167,7 @@ def far(one, other):
     return max(abs(one[n][0] - other[n][0]) / jnp.hypot(one[n][1], other[n][1]) for n in NESTED)
 
 
-@pytest.mark.parametrize("size", [None, 2])
+@pytest.mark.parametrize("size", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_nested_gradients_are_those_written_out(size):
     truth = mean_gradient(lambda params, key: by_hand(params, key, size), 20_000)
 

@@ -92,7 +92,13 @@ def relative_miss(objective, bound):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param(bound, marks=() if name == "iwae" else pytest.mark.slow, id=name)
+        for name, bound in BOUNDS.items()
+    ],
+)
 def test_dreg_through_a_chain(bound):
     assert relative_miss(dreg(bound), bound) < 1e-3
 

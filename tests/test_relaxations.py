@@ -291,6 +291,7 @@ def test_exact_by_enumeration_without_a_path(make, bound):
     chex.assert_trees_all_close(mean, truth, rtol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_library_enumerates_both():
     params = parameters()
@@ -326,6 +327,7 @@ def with_closed_divergence(temperature):
     return value
 
 
+@pytest.mark.slow
 def test_the_bias_of_relaxed_draws_falls_with_the_temperature():
     warm, cold = bias(with_closed_divergence(2.0), 1), bias(with_closed_divergence(0.5), 2)
     assert warm[0] > 5 * warm[1]

@@ -70,7 +70,9 @@ def value_of(objective, wrap, calls=None):
     return value
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize(
+    "name", ["reparam", "chunked", pytest.param("replicated", marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("x64")
 def test_value_and_gradient_are_those_of_scoring_apart(name):
     objective = OBJECTIVES[name]

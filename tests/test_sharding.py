@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 import vi
@@ -45,6 +47,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],

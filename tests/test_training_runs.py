@@ -290,6 +290,7 @@ def test_a_metric_may_be_called_step():
     assert result.history["step"].tolist() == [list(range(1, 31))] * 3
 
 
+@pytest.mark.slow
 def test_a_committed_state_compiles_once():
     step = vi.training.gradient_step(loss, OPTIMIZER)
     state = jax.device_put(states(), jax.devices()[0])
