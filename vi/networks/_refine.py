@@ -73,7 +73,7 @@ def refine(
             raise refusal("refine", name, "be floating", got, remedy)
     start = jax.tree.map(jnp.asarray, start)
 
-    def loss(params):
+    def loss(params: Any):
         out: Any = value(params)
         if not jnp.issubdtype(jnp.result_type(out), jnp.floating):
             got, remedy = f"dtype {jnp.result_type(out)}", "return nats as floats"
@@ -81,10 +81,10 @@ def refine(
         return -jnp.sum(out)
 
     def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        params: Any = carry[0]
+        updates, state = optimizer.update(jax.grad(loss)(params), carry[1], params)
         params = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
         return (params, state), None
 
-    carry, _ = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
+    carry, _ = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)  # pyright: ignore[reportArgumentType]
     return carry[0]
