@@ -110,7 +110,14 @@ def loss(model: Any, key: jax.Array, grey: jax.Array) -> jax.Array:
 
 
 def train(
-    config: Config, run: Run, images: Images, kind: str, *, latent: int, num_steps: int
+    config: Config,
+    run: Run,
+    images: Images,
+    name: str,
+    kind: str,
+    *,
+    latent: int,
+    num_steps: int,
 ) -> vi.training.FitResult:
     """Of all seeds, with one posterior; encoder and decoder begin the same for every kind."""
     head = heads(config.num_layers, config.flow_hidden)[kind]
@@ -122,7 +129,7 @@ def train(
         return vi.training.init(model, optimizer)
 
     return run.fit(
-        kind if latent == config.latent else f"{kind}{PLANE}",
+        name,
         vi.training.gradient_step(loss, optimizer),
         jax.jit(jax.vmap(init))(stream(run.key, INIT)),
         images.train,
@@ -172,7 +179,9 @@ def experiment(config: Config, run: Run) -> Result:
     )
     trained = {}
     for kind in config.posteriors:
-        fit = train(config, run, images, kind, latent=config.latent, num_steps=config.num_steps)
+        fit = train(
+            config, run, images, kind, kind, latent=config.latent, num_steps=config.num_steps
+        )
         stage, k = f"scoring {kind}", config.eval_samples
         scores = _evaluate.evaluate_seeds(
             run, stage, fit.state, x_test, k, estimator=vi.gradients.reparam
@@ -184,7 +193,8 @@ def experiment(config: Config, run: Run) -> Result:
         steps = config.plane_steps
         models = {
             kind: _evaluate.model_of(
-                train(config, run, images, kind, latent=2, num_steps=steps).state, 0
+                train(config, run, images, f"{kind}{PLANE}", kind, latent=2, num_steps=steps).state,
+                0,
             )
             for kind in config.posteriors
         }

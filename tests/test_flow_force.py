@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from flows import C, D, context_of, make, normal, perturbed
 
@@ -91,23 +92,78 @@ def test_dreg_by_one_pass_is_dreg_by_two(name, chunk_size):
     assert abs(plain[1][1] - one[1][1]).max() > 1e-2
 
 
-def test_a_second_derivative_is_refused_and_reparam_has_one():
-    _, make_q = family("coupling-affine")
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["coupling-affine", "planar"])
+def test_second_derivatives_are_the_finite_differences_of_the_first(name):
+    _, make_q = family(name)
     context = context_of(C, (BATCH,))
 
-    def value(estimator, context):
-        objective = estimator(vi.bounds.elbo)
-        return objective(jax.random.key(0), make_q(context), log_joint, 2).sum()
+    def slope(context):
+        objective = vi.gradients.dreg(vi.bounds.iwae)
+        value = lambda c: objective(jax.random.key(0), make_q(c), log_joint, 2).sum()  # noqa: E731
+        return jax.grad(value)(context)
 
-    def curvature(estimator):
-        slope = jax.grad(lambda context: value(estimator, context))
-        return jax.jvp(slope, (context,), (jnp.ones_like(context),))[1]
+    @jax.jit
+    def compute(context):
+        step = 1e-5
+        differences = (slope(context + step) - slope(context - step)) / (2 * step)
+        return jax.jvp(slope, (context,), (jnp.ones_like(context),))[1], differences
+
+    curvature, differences = compute(context)
+    np.testing.assert_allclose(curvature, differences, rtol=1e-6, atol=1e-8)
+
+
+def test_second_derivatives_of_a_base_that_moves_are_refused():
+    flow = make("coupling-affine")
+
+    def value(loc):
+        base = dist.Normal(loc * jnp.ones(D), 1.0).to_event(1)
+        return vi.gradients.dreg(vi.bounds.elbo)(jax.random.key(0), flow(base), log_joint, 2)
 
     with pytest.raises(
         ValueError, match=r"rsample_and_force: .*for second derivatives use reparam"
     ):
-        curvature(vi.gradients.dreg)
-    assert jnp.isfinite(jax.jit(lambda: curvature(vi.gradients.reparam))()).all()
+        jax.grad(jax.grad(value))(0.3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_mixed_second_derivatives_with_the_models_parameters_are_right():
+    """d/dcontext of d/dtheta, theta in the log-joint alone: that of two passes."""
+    _, make_q = family("coupling-affine")
+    context = context_of(C, (BATCH,))
+
+    def slope(context, wrap):
+        def value(theta):
+            joint = lambda z: log_joint(theta * z)  # noqa: E731
+            objective = vi.gradients.dreg(vi.bounds.iwae)
+            return objective(jax.random.key(0), wrap(make_q(context)), joint, K).sum()
+
+        return jax.grad(value)(1.3)
+
+    @jax.jit
+    def both(context):
+        return [jax.grad(slope)(context, wrap) for wrap in (lambda q: q, TwoPasses)]
+
+    one, two = both(context)
+    np.testing.assert_allclose(one, two, rtol=1e-9)
+
+
+def test_replicates_take_it_from_one_pass_too():
+    flow = make("planar")  # which has no other
+    objective = vi.gradients.replicated(vi.gradients.dreg(vi.bounds.elbo), 3)
+    value = objective(jax.random.key(0), flow(normal()), normal().log_prob, K)
+    chex.assert_trees_all_close(value, jnp.zeros(()), atol=1e-5)
+
+
+def test_a_rule_that_belies_its_word_is_refused():
+    def rule(bound, log_w):
+        first = vi.bounds.first_derivative(bound, log_w)
+        return vi.types.Coefficients(theta=first, path=first, score=-first)
+
+    rule.is_path_derivative = True  # pyright: ignore[reportFunctionMemberAccess]
+    objective = vi.gradients.estimator(rule)(vi.bounds.elbo)
+    with pytest.raises(ValueError, match="rule: rule must return theta and path alone"):
+        objective(jax.random.key(0), make("planar")(normal()), normal().log_prob, K)
 
 
 def test_where_no_force_is_carried_there_is_none_to_ask_for():

@@ -223,3 +223,11 @@ def test_the_names_are_the_calls():
     assert stratified_elbo([0.3, -0.8]).__name__ == "stratified_elbo([0.3, -0.8])"
     assert stratified_iwae(jnp.zeros((3, 2))).__name__ == "stratified_iwae(logits [3, 2])"
     assert vi.bounds.declaration(stratified_iwae(jnp.zeros(4))).min_samples == 4
+
+
+def test_a_component_whose_weight_is_too_small_for_a_float_still_counts():
+    """Its log-weight makes up for it: log(1 + exp(-200) exp(200)) = log 2."""
+    bound = vi.bounds.stratified_iwae(jnp.array([0.0, -200.0]))
+    value, gradient = jax.value_and_grad(bound)(jnp.array([0.0, 200.0]))
+    np.testing.assert_allclose(value, np.log(2.0), rtol=1e-6)
+    np.testing.assert_allclose(gradient, 0.5, rtol=1e-6)

@@ -81,7 +81,7 @@ class Variational(Protocol):
     * ``rsample_and_log_prob``: draws and their log-probability from one call, for a q that has it
       cheaper, or alone has it, at the moment of drawing; ``reparam`` asks for nothing else;
     * ``rsample_and_force``: ``(z, log q(z), force)``, with the derivative of log q in z beside the
-      draws, leaves as theirs; only z carries derivatives. All that ``dreg`` asks for;
+      draws, leaves as theirs, which carries no derivative. All that ``dreg`` asks for;
     * ``partial_rsample``: as ``rsample``, with plain draws for the leaves that have no derivative,
       ``score_log_prob(z)``: the log-probability of those leaves, and ``has_path(z)``: for each
       leaf, whether a derivative flows through it (where ``has_rsample`` is given and True, seeds

@@ -100,16 +100,17 @@ def stratified_iwae(logits: Float[Array, "*batch M"]) -> Bound:
     logits, least = _require_components("stratified_iwae", logits)
 
     def derivatives(log_w):
-        log_w, share = _with_shares("stratified_iwae", log_w, logits, least)
-        weight = softmax(log_w + jnp.log(share))
+        log_w, log_share = _with_log_shares("stratified_iwae", log_w, logits, least)
+        weight = softmax(log_w + log_share)
         return weight, weight * (1 - weight)
 
     @named("stratified_iwae", _shown(logits))
     @declare(min_samples=least, num_groups=None, derivatives=derivatives)
     def bound(log_w: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-        log_w, share = _with_shares("stratified_iwae", log_w, logits, least)
-        top = top_of(log_w)
-        return top[0] + jnp.log((share * jnp.exp(log_w - top)).sum(0))
+        log_w, log_share = _with_log_shares("stratified_iwae", log_w, logits, least)
+        shared = log_w + log_share
+        top = top_of(shared)
+        return top[0] + jnp.log(jnp.exp(shared - top).sum(0))
 
     return bound
 
@@ -131,6 +132,12 @@ def _shown(logits) -> str:
 
 def _with_shares(where: str, log_w, logits, least: int):
     """Log-weights, and what multiplies each: its component's weight, shared among its draws."""
+    log_w, log_share = _with_log_shares(where, log_w, logits, least)
+    return log_w, jnp.exp(log_share)
+
+
+def _with_log_shares(where: str, log_w, logits, least: int):
+    """The same, with the logarithm of what multiplies: a weight too small for a float has one."""
     log_w = require_samples(where, at_least_float32(where, log_w), least)
     K, *batch = log_w.shape
     *own, M = logits.shape
@@ -139,9 +146,9 @@ def _with_shares(where: str, log_w, logits, least: int):
         remedy = "give one mixture per datum, or one for all"
         raise refusal(where, "logits", "have the batch of log_w", got, remedy)
     logits = logits.astype(jnp.promote_types(logits.dtype, log_w.dtype))
-    weights = jnp.moveaxis(jax.nn.softmax(logits, axis=-1), -1, 0)
+    weights = jnp.moveaxis(jax.nn.log_softmax(logits, axis=-1), -1, 0)
     weights = weights.reshape(M, *(own or (1,) * len(batch)))
     component = jnp.arange(K) % M
     counts = (K - 1 - component) // M + 1
-    share = weights[component] / counts.reshape(K, *(1 for _ in batch))
-    return log_w, jnp.broadcast_to(share, log_w.shape).astype(log_w.dtype)
+    log_share = weights[component] - jnp.log(counts).reshape(K, *(1 for _ in batch))
+    return log_w, jnp.broadcast_to(log_share, log_w.shape).astype(log_w.dtype)

@@ -24,8 +24,10 @@ def constrained(q: dist.Distribution, support: constraints.Constraint) -> "Const
     M entries takes M - 1 numbers. For sets without volume (``simplex``, ``corr_cholesky``) the
     density is that in NumPyro's coordinates, as in its own priors.
 
-    Draws are scored on their way, ``rsample_and_log_prob``, without an inverse: near an edge, where
-    rounding puts a draw on it, the inverse would be infinite.
+    Draws are scored on their way, ``rsample_and_log_prob``, without an inverse, which is what
+    ``reparam`` asks for. Near an edge, where float32 has no digits for what is left, the inverse is
+    wrong or infinite: ``dreg``, ``vimco`` and ``score``, which score the point, are then wrong too.
+    Use ``reparam``, or float64.
 
     Args:
         q: A NumPyro distribution of real numbers, a flow's or ``adapt``'s among them.

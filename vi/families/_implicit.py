@@ -63,7 +63,7 @@ def _with_path_jvp(primals, tangents):
         moved = -own - (spread * log_r_dot).sum(-1)
         return log_r_dot + log_f_dot + slope * moved[..., None], moved
 
-    start = jnp.broadcast_to(logits_dot, log_r.shape[:-1]).astype(log_r.dtype)
+    start = jnp.zeros_like(log_r[..., 0]) + logits_dot.astype(log_r.dtype)
     by_dimension = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (spread, own, slope, log_f_dot))
     _, moved = jax.lax.scan(step, start, by_dimension)
     return z, z_dot + jnp.moveaxis(moved, 0, -1).astype(z.dtype)

@@ -118,7 +118,7 @@ class Autoregressive(Flow):
                 return of_x, pull(of_params)[0]
 
             def row(unit):
-                return sum(through_params(jnp.broadcast_to(unit, y.shape), jnp.zeros_like(y)))
+                return sum(through_params(unit * jnp.ones_like(y), jnp.zeros_like(y)))
 
             unmoved = force - sum(through_params(jnp.zeros_like(y), jnp.ones_like(y)))
             rows = jax.vmap(row, out_axes=-2)(jnp.eye(self.size, dtype=y.dtype))
@@ -157,7 +157,7 @@ class Autoregressive(Flow):
 
     def _start(self, x):
         dtype = jnp.result_type(x, *jax.tree.leaves(self.nets))
-        return x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
+        return x.astype(dtype), jnp.zeros_like(x[..., 0], dtype)
 
     def _in_order(self, y):
         return jnp.flip(y, -1) if self.num_layers % 2 else y

@@ -134,7 +134,7 @@ class Coupling(Flow):
 
     def _start(self, a, b):
         dtype = jnp.result_type(a, *jax.tree.leaves(self.nets))
-        return a.astype(dtype), b.astype(dtype), jnp.zeros(a.shape[:-1], dtype)
+        return a.astype(dtype), b.astype(dtype), jnp.zeros_like(a[..., 0], dtype)
 
     def _joined(self, a, b):
         return jnp.concatenate([b, a] if self.num_layers % 2 else [a, b], -1)

@@ -111,6 +111,9 @@ class Flow(nnx.Module):
             rule = f"be a NumPyro distribution of event shape [{self.size}]"
             remedy = "give it D dimensions and .to_event(1)"
             raise refusal(self.name, "base", rule, got, remedy)
+        if getattr(base.support, "is_discrete", False):
+            remedy = "take vi.families.bernoulli, or another discrete family, as q itself"
+            raise refusal(self.name, "base", "be continuous", type(base).__name__, remedy)
         self._require_context(context)
         if context is not None and jnp.shape(context)[:-1] != base.batch_shape:
             got = f"{list(jnp.shape(context)[:-1])} against {list(base.batch_shape)}"
@@ -130,7 +133,7 @@ class Flow(nnx.Module):
 
         The force at x is the derivative in x of the log-density that x is drawn from; that at the
         image is the derivative in it of the log-density of the image. It is constant when
-        differentiated once; to differentiate it twice is refused.
+        differentiated once.
 
         Args:
             x: ``[*shape, *batch, D]``.
@@ -187,7 +190,8 @@ class Flow(nnx.Module):
 def no_inverse(name: str) -> NoReturn:
     """Refuse a direction that a flow does not have."""
     raise ValueError(
-        f"{name}: has no inverse in closed form; use reparam, which scores draws as it draws them"
+        f"{name}: has no inverse in closed form, so that given points have no log_prob; use reparam"
+        " or dreg of the flow itself, which score draws as they draw them"
     )
 
 

@@ -70,8 +70,8 @@ class Planar(Flow):
         def layer(carry, stacked):
             x, log_det = carry
             u, _, along, h = self._moved(x, stacked, context)
-            log_slope = jnp.log1p(along * (1 - h**2))[..., 0]
-            return (x + u * h, log_det + log_slope), None
+            slope = _slope(along, h)
+            return (x + u * h, log_det + jnp.log(slope)[..., 0]), None
 
         return jax.lax.scan(layer, self._start(x), self._stacked())[0]
 
@@ -87,15 +87,15 @@ class Planar(Flow):
             x, log_det, force = carry
             u, w, along, h = self._moved(x, stacked, context)
             bend = 1 - h**2
-            slope = 1 + along * bend
-            unmoved = force + 2 * along * h * bend / slope * w
+            slope = _slope(along, h)
+            unmoved = force + 2 * (along - 1) * h * bend / slope * w
             force_y = unmoved - bend * w * (u * unmoved).sum(-1, keepdims=True) / slope
             return (x + u * h, log_det + jnp.log(slope)[..., 0], once(force_y)), None
 
         return jax.lax.scan(layer, (*self._start(x), force), self._stacked())[0]
 
     def _moved(self, x, stacked, context):
-        """Of one layer: u, w, their product and the tanh."""
+        """Of one layer: u, w, 1 + their product and the tanh."""
         free, kernel = stacked
         params = free if kernel is None else free + context @ kernel
         u, w, b = jnp.split(params, [self.size, 2 * self.size], axis=-1)
@@ -104,15 +104,20 @@ class Planar(Flow):
 
     def _start(self, x):
         dtype = jnp.result_type(x, self.free[...])
-        return x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
+        return x.astype(dtype), jnp.zeros_like(x[..., 0], dtype)
 
     def _stacked(self):
         return self.free[...], None if self.kernel is None else self.kernel[...]
 
 
 def _constrained(u, w):
-    """``u`` with a component along ``w`` that keeps the layer invertible, and that w^T u."""
+    """``u`` with a component along ``w`` that keeps the layer invertible, and 1 + that w^T u."""
     square = (w**2).sum(-1, keepdims=True)
     given = (w * u).sum(-1, keepdims=True)
-    allowed = jax.nn.softplus(given + math.log(math.e - 1)) - 1
-    return u + (allowed - given) * w / (square + jnp.finfo(w.dtype).tiny), allowed
+    above = jax.nn.softplus(given + math.log(math.e - 1))
+    return u + (above - 1 - given) * w / (square + jnp.finfo(w.dtype).tiny), above
+
+
+def _slope(above, h):
+    """``1 + w^T u (1 - h^2)`` as a sum of what is positive: its digits stay."""
+    return above * (1 - h**2) + h**2

@@ -64,7 +64,7 @@ class Sequence(Flow):
         return all(flow.has_force for flow in self.flows)
 
     def _forward_with_force(self, x, context, force):
-        total = jnp.zeros(x.shape[:-1], x.dtype)
+        total = jnp.zeros_like(x[..., 0])
         for flow in self.flows:
             own = context if flow.context_size else None
             x, log_det, force = flow.forward_with_force(x, own, force)
@@ -76,7 +76,7 @@ class Sequence(Flow):
 
 
 def _through(steps, x, context):
-    total = jnp.zeros(x.shape[:-1], x.dtype)
+    total = jnp.zeros_like(x[..., 0])
     for step, flow in steps:
         x, log_det = step(x, context if flow.context_size else None)
         total = total + log_det

@@ -10,6 +10,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost
 
+from vi._mixed import require_rsample
 from vi.flows._force import once
 from vi.types import Key
 
@@ -71,6 +72,7 @@ class Transformed(dist.TransformedDistribution):
             ``[*sample_shape, *batch, D]`` and ``[*sample_shape, *batch]`` in nats.
         """
         base: Any = self.base_dist
+        require_rsample("flow", "base", base)
         if hasattr(base, "rsample_and_log_prob"):
             return self._push(*base.rsample_and_log_prob(key, sample_shape))
         x = base.rsample(key, sample_shape)
@@ -80,9 +82,9 @@ class Transformed(dist.TransformedDistribution):
     def rsample_and_force(self):
         """``(key, sample_shape) -> (z, log_q, force)``, in one pass: all that ``dreg`` asks for.
 
-        ``force`` is the derivative of ``log_q`` in z, ``[*sample_shape, *batch, D]``. Of draws and
-        scores only z carries derivatives. Not there (an ``AttributeError``) where a flow does not
-        carry a force; ``dreg`` then scores with ``log_prob``.
+        ``force`` is the derivative of ``log_q`` in z, ``[*sample_shape, *batch, D]``. It
+        carries no derivative. Not there (an ``AttributeError``) where a flow does not carry a
+        force; ``dreg`` then scores with ``log_prob``.
 
         References:
             Vaitl, Nicoli, Nakajima and Kessel (2022); Vaitl, Winkler, Richter and Kessel (2024).
@@ -93,6 +95,7 @@ class Transformed(dist.TransformedDistribution):
 
     def _draw_with_force(self, key, sample_shape=()):
         base: Any = self.base_dist
+        require_rsample("flow", "base", base)
         x = base.rsample(key, sample_shape)
         log_q, pull = jax.vjp(base.log_prob, x)
         (force,) = once(pull(jnp.ones_like(log_q)))
@@ -100,7 +103,7 @@ class Transformed(dist.TransformedDistribution):
         for transform in transforms:
             x, log_det, force = transform.flow.forward_with_force(x, transform.context, force)
             log_q = log_q - log_det
-        return x, once(log_q), force
+        return x, log_q, force
 
     def sample_and_log_prob(
         self, key: Key, sample_shape: tuple[int, ...] = ()

@@ -87,7 +87,7 @@ def evaluate(
     reduce = hoist(name, "bound", bound, log_w)
     require_reduction(name, log_w, reduce.out)
     weigh_in = hoist(name, "rule", lambda w: rule(bound, w), log_w)
-    used = require_coefficients(name, log_w, weigh_in.out)
+    used = require_coefficients(name, rule, log_w, weigh_in.out)
     if used.path is not None and used.signal is None:
         require_path(name, q, parts[0].draw.out[0])
     parts = [draw_for(name, used, part, one_key, q) for part in parts]

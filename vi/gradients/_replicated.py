@@ -11,7 +11,7 @@ from vi._check import name_of, refusal, require_count
 from vi._mixed import has_path, partial_rsample, score_log_prob
 from vi.gradients._engine import Evaluation
 from vi.gradients._objective import Objective
-from vi.gradients._requirements import is_plain_derivative
+from vi.gradients._requirements import is_path_derivative, is_plain_derivative
 from vi.types import Key, LogDensity, Variational
 
 
@@ -102,6 +102,7 @@ def _rule_of_each(objective: Objective):
 
     each.__name__ = name_of(objective.rule)
     each.is_plain_derivative = is_plain_derivative(objective.rule)  # pyright: ignore[reportFunctionMemberAccess]
+    each.is_path_derivative = is_path_derivative(objective.rule)  # pyright: ignore[reportFunctionMemberAccess]
     return each
 
 
@@ -112,11 +113,12 @@ class _Across:
         self.q, self.num_replicates = q, num_replicates
         self.base_dist = q  # what a refusal names
         self.has_rsample = getattr(q, "has_rsample", hasattr(q, "rsample"))
-        if hasattr(q, "rsample_and_log_prob"):
-            self.rsample_and_log_prob = self._scored
+        for name in ("rsample_and_log_prob", "rsample_and_force"):
+            if (draw := getattr(q, name, None)) is not None:
+                setattr(self, name, functools.partial(self._scored, draw))
 
-    def _scored(self, key, sample_shape=()):
-        return self.q.rsample_and_log_prob(key, (*sample_shape, self.num_replicates))  # pyright: ignore
+    def _scored(self, draw, key, sample_shape=()):
+        return draw(key, (*sample_shape, self.num_replicates))
 
     def sample(self, key, sample_shape=()):
         return self.q.sample(key, (*sample_shape, self.num_replicates))

@@ -53,8 +53,19 @@ def _type_name(q) -> str:
     return type(q).__name__ + ("" if base is None else f"({_type_name(base)})")
 
 
-def require_coefficients(name: str, log_w, out) -> Coefficients:
-    """Refuse what is not one floating coefficient per weight, or None; theta is always given."""
+def require_coefficients(name: str, rule: Rule, log_w, out) -> Coefficients:
+    """Refuse what is not one floating coefficient per weight, or None; theta is always given.
+
+    And what belies the rule's own word, since q is asked for no more than that.
+    """
+    shaped = _require_shapes(name, log_w, out)
+    if is_path_derivative(rule) and (shaped.score is not None or shaped.signal is not None):
+        got, remedy = "a score or a signal", "drop the attribute is_path_derivative"
+        raise refusal(name, "rule", "return theta and path alone", got, remedy)
+    return shaped
+
+
+def _require_shapes(name: str, log_w, out) -> Coefficients:
     rule = f"return Coefficients of shape {list(log_w.shape)}"
     remedy = "give theta, and path, score and signal where they are not None, one float per weight"
     if not isinstance(out, Coefficients) or out.theta is None:
