@@ -364,7 +364,7 @@ FAMILIES: dict[str, Row] = {
 NEIGHBOURS = {  # near another row: what takes compiling is a slow test
     *("beta", "student_t", "logistic", "straight_through_categorical", "categorical"),
     *("full_rank, covariance", "full_rank, precision", "markov_from_precision"),
-    *("mixture, logistic", "numpyro_von_mises"),
+    *("mixture, logistic", "numpyro_von_mises", "laplace", "gamma", "block_diagonal"),
 }
 
 

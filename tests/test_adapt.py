@@ -52,7 +52,10 @@ def exact_elbo(q):
     return mass @ (log_joint(z) - log_base + log_det)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "autoregressive" else n for n in FLOWS],
+)
 def test_gradients_are_exact(name):
     params, static = eqx.partition(FLOWS[name](), eqx.is_inexact_array)
 

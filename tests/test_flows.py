@@ -13,7 +13,13 @@ import vi
 from vi.flows import affine, coupling
 
 slow = pytest.mark.slow
-LONG = {"coupling-both", "sequence", "continuous"}  # to compile; their parts are there
+LONG = {
+    "coupling-both",
+    "sequence",
+    "continuous",
+    "autoregressive-affine",
+    "masked",
+}  # to compile; their parts are there
 
 
 def once(first):

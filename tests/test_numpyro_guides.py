@@ -119,7 +119,7 @@ def value_and_gradient(loss, model, guide, args, params, seed=1):
     return jax.jit(jax.value_and_grad(run))(params, jax.random.key(seed))
 
 
-WHOLE = ("AutoBNAFNormal", "AutoDAIS", "AutoNormal", "AutoIAFNormal", "AutoGuideList")
+WHOLE = ("AutoBNAFNormal", "AutoDAIS", "AutoNormal", "AutoGuideList")
 
 
 @pytest.mark.parametrize(
