@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_by_name():
             lambda: plain.forward(jnp.ones(3)),
         r"coupling: context must have the last axes of y as its batch \(got \[5\] against \[4\]\)":
             lambda: conditional.inverse(jnp.ones((4, 2)), jnp.ones((5, 3))),
-        r"planar: has no inverse in closed form, so that given points have no log_prob; use reparam":
+        r"planar: has no inverse in closed form, so that given points have no log_prob":
             lambda: inverse(base).log_prob(jnp.ones(2)),
         r"inverted: flow must be a flow \(got Normal\)":
             lambda: vi.flows.inverted(dist.Normal(0, 1)),
