@@ -203,3 +203,23 @@ def test_without_diffrax_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffrax", None)
     with pytest.raises(ImportError, match=r"continuous: needs diffrax; pip install 'vi\[ode\]'"):
         continuous(2, hidden=(8,), rngs=RNGS)
+
+
+def test_planars_log_determinant_keeps_its_digits_where_a_layer_nearly_folds():
+    """At w^T u = -18, on the plane: log softplus(-18 + log(e - 1)) = -17.4587."""
+    flow = planar(2, num_layers=1, rngs=RNGS)
+    flow.free[...] = jnp.array([[-18.0, 0.0, 1.0, 0.0, 0.0]])
+    value, gradient = jax.value_and_grad(lambda x: flow.forward(x)[1])(jnp.zeros(2))
+    np.testing.assert_allclose(value, -17.4587, atol=1e-4)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_base_is_continuous_and_has_a_path_where_one_is_asked_for():
+    flow = planar(2, num_layers=1, rngs=RNGS)
+    bits = vi.families.bernoulli(jnp.zeros(2))
+    with pytest.raises(ValueError, match="planar: base must be continuous"):
+        flow(bits)
+    components = normal((3,), size=2)
+    mixed = dist.MixtureSameFamily(dist.Categorical(logits=jnp.zeros(3)), components)
+    with pytest.raises(ValueError, match="flow: base must be reparameterised"):
+        flow(mixed).rsample_and_log_prob(jax.random.key(0), (2,))
