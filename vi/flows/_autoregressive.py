@@ -30,11 +30,12 @@ def autoregressive(
     Forward, from the base to the draw, is one pass; the inverse is a loop of D passes, exact and
     differentiable, with the memory of one. So the direction follows the use:
 
-    * as a q that is drawn from, this flow: the inverse autoregressive flow. ``reparam`` never
-      inverts it. ``dreg``, ``vimco`` and ``score``, which score given points, pay D passes.
-    * where densities of given points are asked for (a prior, a likelihood, or ``dreg`` of few
-      draws), ``vi.flows.inverted(autoregressive(...))``, the masked autoregressive flow: one pass
-      for ``log_prob`` and D for a draw.
+    * as a q that is drawn from, this flow: the inverse autoregressive flow. ``reparam`` and
+      ``dreg`` never invert it; ``dreg`` pays a Jacobian of D rows. ``vimco`` and ``score``, which
+      score given points, pay D passes.
+    * where densities of given points are asked for (a prior or a likelihood),
+      ``vi.flows.inverted(autoregressive(...))``, the masked autoregressive flow: one pass for
+      ``log_prob`` and D for a draw.
 
     Args:
         size: D.
@@ -99,11 +100,6 @@ class Autoregressive(Flow):
 
         (y, log_det), _ = jax.lax.scan(layer, self._start(x), self.nets)
         return self._in_order(y), log_det
-
-    @property
-    def has_force(self) -> bool:
-        """True."""
-        return True
 
     def _forward_with_force(self, x, context, force):
         """The Jacobian of a layer is triangular, ``[*shape, D, D]``: its rows side by side."""

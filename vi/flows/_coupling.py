@@ -97,11 +97,6 @@ class Coupling(Flow):
         (a, b, log_det), _ = jax.lax.scan(layer, self._start(a, b), self.nets)
         return self._joined(a, b), log_det
 
-    @property
-    def has_force(self) -> bool:
-        """True."""
-        return True
-
     def _forward_with_force(self, x, context, force):
         def layer(carry, net):
             a, b, log_det, force_a, force_b = carry

@@ -124,7 +124,7 @@ class Flow(nnx.Module):
     @property
     def has_force(self) -> bool:
         """Whether the derivative of log q can be carried along with a draw."""
-        return False
+        return type(self)._forward_with_force is not Flow._forward_with_force
 
     def forward_with_force(
         self, x: Float[Array, "*shape D"], context: Any, force: Float[Array, "*shape D"]

@@ -15,10 +15,11 @@ from jax.custom_derivatives import zero_from_primal
 
 
 def once(values: Any) -> Any:
-    """The values, constant when they are differentiated once and refused when twice.
+    """The values, constant when they are differentiated once.
 
-    A force is the coefficient of a first derivative. Its own derivative is not carried, so that it
-    costs nothing, and a second derivative without it would be wrong in silence.
+    A force is the coefficient of a first derivative, and its own derivative would be work for
+    nothing. A second derivative without that would be wrong in silence: it is refused, but inside
+    a ``jax.lax.scan``, of layers, where it comes out whole (a test holds it to differences).
     """
     return jax.tree.map(_once, values)
 

@@ -75,11 +75,6 @@ class Planar(Flow):
 
         return jax.lax.scan(layer, self._start(x), self._stacked())[0]
 
-    @property
-    def has_force(self) -> bool:
-        """True: what an inverse pass would score, one forward pass can."""
-        return True
-
     def _forward_with_force(self, x, context, force):
         """The Jacobian is the identity plus ``u psi^T``: Sherman and Morrison invert it."""
 

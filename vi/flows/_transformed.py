@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost
 
-from vi._mixed import require_rsample
+from vi._mixed import require_rsample, scored_rsample
 from vi.flows._force import once
 from vi.types import Key
 
@@ -59,8 +59,8 @@ class Transformed(dist.TransformedDistribution):
     """The images of a base under a flow, made by calling the flow.
 
     A NumPyro distribution in every respect. ``rsample_and_log_prob`` is one forward pass, and all
-    that ``vi.gradients.reparam`` asks for; ``log_prob`` is one inverse pass, and what ``dreg``,
-    ``vimco`` and ``score`` ask for beside it.
+    that ``vi.gradients.reparam`` asks for; ``rsample_and_force``, where the flow carries a force,
+    all that ``dreg`` does. ``log_prob`` is one inverse pass, which ``vimco`` and ``score`` ask for.
     """
 
     def rsample_and_log_prob(
@@ -71,12 +71,7 @@ class Transformed(dist.TransformedDistribution):
         Returns:
             ``[*sample_shape, *batch, D]`` and ``[*sample_shape, *batch]`` in nats.
         """
-        base: Any = self.base_dist
-        require_rsample("flow", "base", base)
-        if hasattr(base, "rsample_and_log_prob"):
-            return self._push(*base.rsample_and_log_prob(key, sample_shape))
-        x = base.rsample(key, sample_shape)
-        return self._push(x, base.log_prob(x))
+        return self._push(*scored_rsample("flow", "base", self.base_dist, key, sample_shape))
 
     @property
     def rsample_and_force(self):
