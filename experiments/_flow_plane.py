@@ -18,6 +18,7 @@ from experiments._vae import log_joint, posterior
 
 SHOWN, NODES = 6, 161
 EDGE = 4.5  # the prior's standard deviations that are searched for the posterior's mass
+SEEN = 0.99  # of q's mass: below it a panel says how much lies outside
 CONTOURS = 0.5, 0.9, 0.99  # of the mass
 
 
@@ -26,8 +27,9 @@ def panels(models: Mapping[str, Any], x_test: Float[Array, "M pixels"]) -> dict[
 
     Returns:
         By ``"<model>/p"`` and ``"<model>/q"`` ``[SHOWN, NODES, NODES]``, both normalised, by
-        ``"<model>/box"`` their grids' lower corners and widths ``[SHOWN, 2, 2]``, and by
-        ``"<model>/kl"`` ``KL(q || p)`` on them in nats ``[SHOWN]``.
+        ``"<model>/box"`` their grids' lower corners and widths ``[SHOWN, 2, 2]``, by
+        ``"<model>/inside"`` the share of q's mass that lies there ``[SHOWN]``, and by
+        ``"<model>/kl"`` the part of ``KL(q || p)`` from there, in nats ``[SHOWN]``.
     """
 
     @jax.jit
@@ -44,12 +46,13 @@ def panels(models: Mapping[str, Any], x_test: Float[Array, "M pixels"]) -> dict[
         log_post = log_p(fine)
         log_post -= jax.nn.logsumexp(log_post) + jnp.log(cell)
         log_q = posterior(model, x).log_prob(fine)
-        divergence = (jnp.exp(log_q) * (log_q - log_post)).sum() * cell
+        density = jnp.exp(log_q)
         return {
             "p": log_post,
             "q": log_q,
             "box": jnp.stack([mean - half, 2 * half]),
-            "kl": divergence,
+            "inside": density.sum() * cell,
+            "kl": (density * (log_q - log_post)).sum() * cell,
         }
 
     held = {}
@@ -66,13 +69,15 @@ def draw(held: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(len(names), count, figsize=size, squeeze=False)
     for row, name in zip(axes, names, strict=True):
         p, q = held[f"{name}/p"], held[f"{name}/q"]
-        for axis, log_p, log_q, kl in zip(row, p, q, held[f"{name}/kl"], strict=True):
+        summed = held[f"{name}/kl"], held[f"{name}/inside"]
+        for axis, log_p, log_q, kl, inside in zip(row, p, q, *summed, strict=True):
             axis.imshow(np.exp(log_p).T, origin="lower", cmap="Greys", extent=(0, 1, 0, 1))
             at = np.linspace(0, 1, NODES)
             levels = sorted(_level(log_q, mass) for mass in CONTOURS)
             style = {"colors": "#cc5500", "linewidths": 1.0, "linestyles": "solid"}
             axis.contour(at, at, log_q.T, levels=levels, **style)
-            axis.set_title(f"KL {kl:.3f}", fontsize=8.5)
+            outside = "" if inside > SEEN else f", {1 - inside:.0%} of q outside"
+            axis.set_title(f"KL {kl:.3f}{outside}", fontsize=8.5)
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(name, fontsize=9)

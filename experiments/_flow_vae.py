@@ -1,6 +1,7 @@
 """A variational autoencoder whose posterior is one of five: normals, flows, or refined."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,11 +91,11 @@ class FullRank(nnx.Module):
 
 
 class Flowing(nnx.Module):
-    """A flow from a mean-field normal, given the features."""
+    """A flow from a mean-field normal, given the features; ``flow(size, **options)`` makes it."""
 
-    def __init__(self, features: int, latent: int, flow: nnx.Module, rngs: nnx.Rngs):
+    def __init__(self, features: int, latent: int, flow: Callable[..., nnx.Module], rngs: nnx.Rngs):
         self.heads = _linear(features, 2 * latent, rngs)
-        self.flow = flow
+        self.flow = flow(latent, context_size=features, rngs=rngs)
 
     def __call__(self, features, log_likelihood):
         """``q(z | x)``."""
@@ -130,34 +131,15 @@ class Refined(nnx.Module):
 
 def heads(num_layers: int, flow_hidden: int) -> dict[str, Callable[..., nnx.Module]]:
     """``(features, latent, rngs) -> head`` by the posterior's name."""
-
-    def iaf(features, latent, rngs):
-        flow = vi.flows.autoregressive(
-            latent,
-            num_layers=num_layers,
-            transformer=vi.flows.affine(),
-            hidden=(flow_hidden,),
-            context_size=features,
-            rngs=rngs,
-        )
-        return Flowing(features, latent, flow, rngs)
-
-    def spline(features, latent, rngs):
-        flow = vi.flows.coupling(
-            latent,
-            num_layers=num_layers,
-            transformer=vi.flows.spline(num_bins=8, bound=SPLINE_BOUND),
-            hidden=(flow_hidden,),
-            context_size=features,
-            rngs=rngs,
-        )
-        return Flowing(features, latent, flow, rngs)
-
+    layers = {"num_layers": num_layers, "hidden": (flow_hidden,)}
+    iaf = partial(vi.flows.autoregressive, transformer=vi.flows.affine(), **layers)
+    bins = vi.flows.spline(num_bins=8, bound=SPLINE_BOUND)
+    spline = partial(vi.flows.coupling, transformer=bins, **layers)
     return {
         "diagonal": Diagonal,
         "full": FullRank,
-        "iaf": iaf,
-        "spline": spline,
+        "iaf": partial(Flowing, flow=iaf),
+        "spline": partial(Flowing, flow=spline),
         "refined": Refined,
     }
 
@@ -167,10 +149,11 @@ def build(
 ) -> FlowVAE:
     """A fresh model whose output bias is the logit of the training images' mean pixel.
 
-    Encoders and decoders begin the same for every head: theirs are drawn first.
+    Encoders, decoders and the means and scales of q begin the same for every head: theirs are
+    drawn first.
     """
     model = FlowVAE(images.train.shape[1], hidden, latent, nnx.Module(), rngs)
-    model.head = head(hidden, latent, rngs)
+    model.head = head(hidden, latent, rngs=rngs)
     set_output_bias(model.decoder.heads[0], images.mean)
     return model
 

@@ -67,7 +67,7 @@ class Config(Common):
 # fmt: off
 CPU: dict[str, Any] = dict(
     posteriors=("diagonal", "full", "iaf", "spline", "refined"), num_steps=15_000,
-    plane_steps=3_000, batch_size=100, learning_rate=1e-3, hidden=200, latent=32, num_layers=4,
+    plane_steps=6_000, batch_size=100, learning_rate=1e-3, hidden=200, latent=32, num_layers=4,
     flow_hidden=128, eval_samples=1000, test_images=1000,
 )
 WHOLE: dict[str, Any] = dict(eval_samples=5000, test_images=None)

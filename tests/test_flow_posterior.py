@@ -25,16 +25,16 @@ def models():
 
 
 def test_every_posterior_begins_with_the_same_networks(models):
-    for name in ("encoder", "decoder"):
-        first = jax.tree.leaves(getattr(models["diagonal"], name))
+    for part in (lambda m: m.encoder, lambda m: m.decoder, lambda m: m.head.heads):
+        first = jax.tree.leaves(part(models["diagonal"]))
         for model in models.values():
-            same = zip(first, jax.tree.leaves(getattr(model, name)), strict=True)
+            same = zip(first, jax.tree.leaves(part(model)), strict=True)
             assert all((a == b).all() for a, b in same)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_posterior_draws_scores_and_learns(models, kind):
-    """Of a batch, under the estimator it is trained with: every parameter has a derivative."""
+    """Of a batch, under the estimator it is trained with; a flow's last layers learn first."""
     model, x = models[kind], jnp.asarray(load_digits().test[:3] > 0.5, jnp.float32)
 
     @jax.jit
@@ -53,7 +53,7 @@ def test_a_posterior_draws_scores_and_learns(models, kind):
     assert (z.shape, log_q.shape) == ((5, 3, 4), (5, 3))
     sizes = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient.head)]
     assert np.isfinite(sizes).all()
-    assert np.mean(np.array(sizes) > 0) > 0.5  # a flow's inner layers wait for its last
+    assert np.mean(np.array(sizes) > 0) > 0.5  # the layers before a flow's last wait for it
 
 
 class Known(nnx.Module):
@@ -78,6 +78,10 @@ def test_panels_hold_q_against_the_true_posterior():
     np.testing.assert_allclose(held["off/kl"], 0.25, rtol=1e-3)  # two dimensions, 0.5^2 / 2 each
     at_centre = held["same/p"][0, 80, 80]
     np.testing.assert_allclose(at_centre, -np.log(2 * np.pi), atol=1e-4)
+    np.testing.assert_allclose(held["off/inside"], 1.0, atol=1e-4)
+    far = _flow_plane.panels({"far": Known(8.0)}, jnp.zeros((2, 6)))
+    assert (far["far/inside"] < 0.1).all()
+    _flow_plane.draw(far, ["far"])
 
 
 def test_a_run_writes_every_metric(tmp_path):
