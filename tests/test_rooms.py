@@ -11,11 +11,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
-    "_check": -2, "_mixed": -1, "_bernoulli": -1, "types": 0,
+    "_check": -3, "_known": -2, "_mixed": -1, "_bernoulli": -1, "types": 0,
     "bounds": 1,
     "gradients": 2,
     "diagnostics": 3, "testing": 3,
-    "families": 1, "likelihoods": 1, "networks": 1, "training": 1,
+    "families": 1, "likelihoods": 1, "networks": 1, "predictive": 1, "priors": 1, "training": 1,
     "flows": 2,
     "numpyro": 4,
 }  # fmt: skip
@@ -24,9 +24,11 @@ MAY_NOT = {  # beside the tower: on types alone
     "flows": {"bounds", "gradients"},
     "likelihoods": {"bounds", "gradients"},
     "networks": {"bounds", "gradients"},
+    "predictive": {"bounds", "gradients"},
+    "priors": {"bounds", "gradients"},
     "training": {"bounds", "gradients"},
 }
-CELLAR = ("_check", "_mixed", "_bernoulli")
+CELLAR = ("_check", "_known", "_mixed", "_bernoulli")
 ROOMS = [name for name in FLOORS if name not in (*CELLAR, "types")]
 WITHOUT_NUMPYRO = ["types", "bounds", "gradients", "training"]
 LINES = 250

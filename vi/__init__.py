@@ -10,7 +10,9 @@ A bound is a pure function of log-weights; an estimator is three coefficients pe
 ``vi.families``     variational families: ``normal``, ``chain``
 ``vi.flows``        bijections that make a rich family of a simple one: ``coupling``, ``spline``
 ``vi.networks``     Flax modules: ``MLP``, ``MaskedMLP``
+``vi.priors``       ``VampPrior``, ``MixturePrior``, ``markov``, ``gaussian_process``, ...
 ``vi.likelihoods``  observation models: ``bernoulli``, ``normal``
+``vi.predictive``   of a trained model: ``reconstruct``, ``generate``, ``impute``, ``interpolate``
 ``vi.diagnostics``  ``log_evidence``, ``rate_distortion``, effective sample size, ...
 ``vi.training``     ``gradient_step``, the pure ``run``, and ``fit`` with a progress bar
 ``vi.numpyro``      any objective as a loss for NumPyro's ``SVI``
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
         likelihoods,
         networks,
         numpyro,
+        predictive,
+        priors,
         testing,
         training,
         types,
@@ -47,6 +51,8 @@ __all__ = [
     "likelihoods",
     "networks",
     "numpyro",
+    "predictive",
+    "priors",
     "testing",
     "training",
     "types",
