@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -84,9 +85,9 @@ class SigmoidBelief(nnx.Module):
             members[names[i]] = _given(names[i - 1], up[i], variable)
         return vi.families.chain(members)
 
-    def logits(self, z) -> Array:
-        """Of the pixels, given z1."""
-        return self.generative.down[0](_signed(z["z1"]))
+    def observation(self, z) -> dist.Distribution:
+        """``p(x | z1)``, independent bits."""
+        return vi.likelihoods.bernoulli(self.generative.down[0](_signed(z["z1"])))
 
     def means(self, key, x, num_samples) -> dict[str, Array]:
         """``E_q[z_1 | x]``, exact, and of each layer above over draws of the one below."""
@@ -135,7 +136,7 @@ def log_joint(
 ) -> vi.types.LogDensity:
     """``z -> log p(x | z1) + log p(z)``."""
     prior = network.prior(variable)
-    return lambda z: vi.likelihoods.bernoulli(network.logits(z)).log_prob(x) + prior.log_prob(z)
+    return lambda z: network.observation(z).log_prob(x) + prior.log_prob(z)
 
 
 def _given(parent: str, layer: nnx.Linear, variable: Variable) -> Callable[..., Any]:

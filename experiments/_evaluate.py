@@ -60,19 +60,20 @@ def evaluate(
     *,
     num_samples: int = 5000,
     estimator: Callable[..., vi.gradients.Objective] = vi.gradients.fixed,
+    chunk_size: int = CHUNK,
 ) -> Evaluation:
     """Score ``x`` with ``num_samples`` draws per image, from which every number follows.
 
     ``estimator`` says how to draw: under ``reparam`` a flow scores its draws as it makes them.
+    ``chunk_size`` draws of each image are in memory at once: fewer for a wide decoder.
     """
     count = -(-len(x) // BLOCK)
     size = -(-len(x) // count)
     # the last block is filled up with the last image, which is cut off again
     filled = jnp.pad(x, ((0, count * size - len(x)), (0, 0)), mode="edge")
+    options = {"num_samples": num_samples, "estimator": estimator, "chunk_size": chunk_size}
     blocks = [
-        jax.tree.map(
-            np.asarray, _score(jax.random.fold_in(key, i), model, block, num_samples, estimator)
-        )
+        jax.tree.map(np.asarray, _score(jax.random.fold_in(key, i), model, block, **options))
         for i, block in enumerate(filled.reshape(count, size, -1))
     ]
     scores, means = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(x)], *blocks)
@@ -80,15 +81,15 @@ def evaluate(
     return Evaluation(**scores, unit_variances=jax.tree.map(np.asarray, variances))
 
 
-@functools.partial(jax.jit, static_argnames=("num_samples", "estimator"))
-def _score(key, model, x, num_samples, estimator):
+@functools.partial(jax.jit, static_argnames=("num_samples", "estimator", "chunk_size"))
+def _score(key, model, x, *, num_samples, estimator, chunk_size):
     draws_key, means_key = jax.random.split(key)
 
     def log_joint(z):
         log_likelihood = decode(model, z).log_prob(x)
         return log_likelihood + prior(model).log_prob(z), log_likelihood
 
-    objective = estimator(iwae, chunk_size=CHUNK)
+    objective = estimator(iwae, chunk_size=chunk_size)
     value, log_w, log_likelihood = objective.evaluate(
         draws_key, posterior(model, x), log_joint, num_samples
     )
@@ -110,18 +111,17 @@ def evaluate_seeds(
     num_samples: int,
     part: Callable[[Any], VAE] = lambda model: model,
     estimator: Callable[..., vi.gradients.Objective] = vi.gradients.fixed,
+    chunk_size: int = CHUNK,
 ) -> Evaluation:
     """Every seed's evaluation, ``[S, M]`` and so on, with the same noise whatever was trained.
 
     It is kept in the run's folder under ``name``; ``part`` picks the model to score.
     """
+    options = {"num_samples": num_samples, "estimator": estimator, "chunk_size": chunk_size}
 
     def compute():
         keys = stream(run.key, _STREAM)
-        each = [
-            evaluate(key, part(model_of(state, i)), x, num_samples=num_samples, estimator=estimator)
-            for i, key in enumerate(keys)
-        ]
+        each = [evaluate(key, part(model_of(state, i)), x, **options) for i, key in enumerate(keys)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         leaves = jax.tree_util.tree_leaves_with_path(stacked._asdict())
         return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
@@ -150,11 +150,16 @@ def model_of(state: vi.training.State, run: int) -> Any:
 
 def held_out_bits(images: Images, test_images: int | None) -> Float[Array, "M pixels"]:
     """The first ``test_images`` of the fixed test bits; all for None."""
+    return fixed_test(images, count_held_out(images, test_images))
+
+
+def count_held_out(images: Images, test_images: int | None) -> int:
+    """How many to score, all for None; refused by flag."""
     most = len(images.test)
     if test_images is not None and not 2 <= test_images <= most:
         rule = f"be from 2 to the {most} that {images.name} has"
         raise ValueError(f"--test-images must {rule} (got {test_images}); try {most}")
-    return fixed_test(images, test_images)
+    return most if test_images is None else test_images
 
 
 def ladder(num_samples: int) -> list[int]:
@@ -189,17 +194,18 @@ def paired(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 def reconstruct(key: Array, model: VAE, x: Float[Array, "M pixels"]) -> Float[Array, "M pixels"]:
     """Mean pixels decoded from one draw of q(z | x)."""
-    return decode(model, posterior(model, x).sample(key)).mean
+    return vi.predictive.reconstruct(key, posterior(model, x), model.observation, 1)
 
 
 def generate(key: Array, model: VAE, num_images: int) -> Float[Array, "N pixels"]:
     """Mean pixels decoded from draws of the prior."""
-    return decode(model, prior(model).sample(key, (num_images,))).mean
+    made = vi.predictive.generate(key, prior(model), model.observation, (num_images,))
+    return made.observation.mean
 
 
 def interpolate(
     model: VAE, start: Float[Array, "M pixels"], end: Float[Array, "M pixels"], num_images: int
 ) -> Float[Array, "num_images M pixels"]:
     """Mean pixels on the line between posterior means."""
-    weight = jnp.linspace(0.0, 1.0, num_images)[:, None, None]
-    return decode_code(model, (1 - weight) * code(model, start) + weight * code(model, end))
+    ends = code(model, start), code(model, end)
+    return vi.predictive.interpolate(lambda c: decode_code(model, c), *ends, num_images)

@@ -37,15 +37,15 @@ class FlowVAE(nnx.Module):
         """``p(z)``, a standard normal."""
         return dist.Normal(jnp.zeros(self.latent), 1.0).to_event(1)
 
-    def logits(self, z) -> Array:
-        """Of the pixels, given z."""
-        return self.decoder(z)[0]
+    def observation(self, z) -> dist.Distribution:
+        """``p(x | z)``, independent bits."""
+        return vi.likelihoods.bernoulli(self.decoder(z)[0])
 
     def posterior(self, x: Float[Array, "*batch pixels"]) -> Any:
         """``q(z | x)``."""
         features = jnp.tanh(self.encoder(x)[0])
         head: Any = self.head
-        return head(features, lambda z: vi.likelihoods.bernoulli(self.logits(z)).log_prob(x))
+        return head(features, lambda z: self.observation(z).log_prob(x))
 
     def means(self, key, x, num_samples) -> dict[str, Array]:
         """``E_q[z | x]``, over draws."""

@@ -14,6 +14,8 @@ NAMES = {  # ours, then those of Keras
     "train_labels": ("train_labels", "y_train"),
     "test_labels": ("test_labels", "y_test"),
 }
+WHOLE = "x"  # images that were never split
+HELD_OUT = 10  # one in so many of those, at random but always the same
 MOST_CHANNELS = 4
 
 
@@ -32,7 +34,8 @@ def read(path: pathlib.Path) -> Arrays:
 
     The file holds ``train`` and ``test``, optionally ``train_labels`` and ``test_labels``, or the
     names of Keras: ``x_train``, ``y_train``, ...  Images are ``[N, H, W]``, ``[N, H, W, C]`` or
-    ``[N, pixels]``, uint8 in 0..255 or floats in 0..1.
+    ``[N, pixels]``, uint8 in 0..255 or floats in 0..1. Of a file with ``x`` alone a tenth is held
+    out, at random and the same each time.
     """
     held = _arrays(path)
     train, shape = _images(path, *held["train"])
@@ -57,13 +60,22 @@ def _arrays(path: pathlib.Path) -> dict[str, tuple[str, np.ndarray]]:
                 for name in choices:
                     if name in names and part not in held:
                         held[part] = name, file[name]
+            if WHOLE in names and not held:
+                return _split(file[WHOLE])
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         remedy = "save it again with np.savez, as numbers and not as Python objects"
         raise _refusal(path, "be a whole .npz file", f"the error: {error}", remedy) from error
     if not {"train", "test"} <= set(held):
-        rule, got = "hold train and test, or x_train and x_test", ", ".join(names) or "no arrays"
+        rule, got = "hold train and test, x_train and x_test, or x", ", ".join(names) or "no arrays"
         raise _refusal(path, rule, got, "save it with np.savez(path, train=..., test=...)")
     return held
+
+
+def _split(images: np.ndarray) -> dict[str, tuple[str, np.ndarray]]:
+    order = np.random.default_rng(0).permutation(len(images))
+    count = len(images) // HELD_OUT
+    test, train = np.sort(order[:count]), np.sort(order[count:])
+    return {"train": (WHOLE, images[train]), "test": (WHOLE, images[test])}
 
 
 def _images(

@@ -53,9 +53,9 @@ class OneLayer(nnx.Module):
         """``q(z | x)``."""
         return _gaussian(self.encoder, x)
 
-    def logits(self, z) -> Array:
-        """Of the pixels, given z."""
-        return self.decoder(z)[0]
+    def observation(self, z) -> dist.Distribution:
+        """``p(x | z)``, independent bits."""
+        return vi.likelihoods.bernoulli(self.decoder(z)[0])
 
     def means(self, key, x, num_samples) -> dict[str, Array]:
         """``E_q[z | x]``, exact."""
@@ -87,9 +87,9 @@ class TwoLayers(nnx.Module):
         first = _gaussian(self.encoder, x)
         return vi.families.chain({"z1": first, "z2": lambda z1: _gaussian(self.upper_encoder, z1)})
 
-    def logits(self, z) -> Array:
-        """Of the pixels, given z1."""
-        return self.decoder(z["z1"])[0]
+    def observation(self, z) -> dist.Distribution:
+        """``p(x | z1)``, independent bits."""
+        return vi.likelihoods.bernoulli(self.decoder(z["z1"])[0])
 
     def means(self, key, x, num_samples) -> dict[str, Array]:
         """``E_q[z1 | x]``, exact, and ``E_q[z2 | x]`` over draws of z1."""
@@ -131,8 +131,8 @@ def posterior(model: VAE, x: Float[Array, "*batch pixels"]) -> Any:
 
 
 def decode(model: VAE, z: vi.types.Latent) -> dist.Distribution:
-    """``p(x | z)``, independent bits."""
-    return vi.likelihoods.bernoulli(model.logits(z))
+    """``p(x | z)``."""
+    return model.observation(z)
 
 
 def log_joint(model: VAE, x: Float[Array, "*batch pixels"]) -> vi.types.LogDensity:

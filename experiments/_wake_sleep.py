@@ -72,7 +72,7 @@ def dream(key: jax.Array, network: SigmoidBelief, num_dreams: int) -> tuple[Any,
     """Latents and the pixels that they make, both drawn from the model; constants."""
     z_key, x_key = jax.random.split(key)
     z = network.prior().sample(z_key, (num_dreams,))
-    x = vi.likelihoods.bernoulli(network.logits(z)).sample(x_key)
+    x = network.observation(z).sample(x_key)
     return z, jnp.asarray(x, float)
 
 

@@ -21,11 +21,12 @@ from flax import nnx
 import vi
 from experiments import _evaluate, _flow_plane
 from experiments._config import Common, main, require_counts, require_positive
-from experiments._data import Images, binarise, facts, load_images
+from experiments._data import Images, binarise, facts
 from experiments._evaluate import Trained, stream
 from experiments._flow_vae import build, heads
 from experiments._results import Metric, Result, over_data, over_seeds
 from experiments._run import Run
+from experiments._task import bits_of
 from experiments._vae import log_joint, posterior
 
 INIT = 0  # a stream of each seed's key
@@ -166,11 +167,7 @@ def measure(config: Config, run: Run, trained: dict[str, Trained]) -> dict[str, 
 def experiment(config: Config, run: Run) -> Result:
     """Train, measure and draw."""
     check(config)
-    images = load_images(config.data, data_dir=config.data_dir, download=config.download)
-    x_test = _evaluate.held_out_bits(images, config.test_images)
-    if config.batch_size > (most := len(images.train)):
-        rule = f"be at most the {most} training images"
-        raise ValueError(f"--batch-size must {rule} (got {config.batch_size}); try {most}")
+    images, x_test = bits_of(config)
     run.protocol(
         **facts(images, x_test),
         optimizer="gradients clipped at norm 100, adam, cosine decay to a hundredth",

@@ -31,10 +31,11 @@ from experiments._belief_meter import Arrays
 from experiments._belief_methods import STEPS, Training, held_bound
 from experiments._belief_report import Cell, figures, gradient_metrics, label, metered, nll_metrics
 from experiments._config import Common, main, require_counts, require_positive
-from experiments._data import Images, facts, fingerprint, load_images
+from experiments._data import Images, facts, fingerprint
 from experiments._evaluate import Trained, stream
 from experiments._results import Result
 from experiments._run import Run
+from experiments._task import bits_of
 
 WATCHED = 1000  # held-out images in the training curves
 INIT, WATCH = range(2)  # streams of each seed's key
@@ -219,11 +220,7 @@ def measure(
 def experiment(config: Config, run: Run) -> Result:
     """Train and score each method in turn, measure the gradients, and draw."""
     check(config)
-    images = load_images(config.data, data_dir=config.data_dir, download=config.download)
-    x_test = _evaluate.held_out_bits(images, config.test_images)
-    if config.batch_size > (most := len(images.train)):
-        rule = f"be at most the {most} training images"
-        raise ValueError(f"--batch-size must {rule} (got {config.batch_size}); try {most}")
+    images, x_test = bits_of(config)
     sizes = [images.train.shape[1]] + [config.hidden] * config.layers
     run.protocol(
         **facts(images, x_test),

@@ -24,6 +24,7 @@ from experiments._data import Images, binarise, facts, load_images
 from experiments._evaluate import Trained, generate, model_of, reconstruct, stream
 from experiments._results import Metric, Result, file_name, over_data, over_seeds
 from experiments._run import Run
+from experiments._task import bits_of
 from experiments._vae import VAE, build_vae, log_joint, posterior
 
 __all__ = ["Config", "experiment", "generate", "load", "log_joint", "posterior", "reconstruct"]
@@ -201,11 +202,7 @@ def measure(config: Config, trained: dict[str, Trained]) -> dict[str, Metric]:
 def experiment(config: Config, run: Run) -> Result:
     """Train, measure and draw."""
     check(config)
-    images = load_images(config.data, data_dir=config.data_dir, download=config.download)
-    x_test = _evaluate.held_out_bits(images, config.test_images)
-    if config.batch_size > (most := len(images.train)):
-        rule = f"be at most the {most} training images"
-        raise ValueError(f"--batch-size must {rule} (got {config.batch_size}); try {most}")
+    images, x_test = bits_of(config)
     run.protocol(
         **facts(images, x_test),
         optimizer="adam, cosine decay",

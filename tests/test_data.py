@@ -67,6 +67,18 @@ def test_npz_files_are_read(tmp_path, names, stored, shape):
     assert images.test_labels is None
 
 
+def test_images_that_were_never_split_are_split_the_same_way_each_time(tmp_path):
+    whole = np.arange(30 * 6, dtype=np.uint8).reshape(30, 2, 3)
+    images = load_images(save(tmp_path, x=whole))
+    assert (len(images.train), len(images.test)) == (27, 3)
+    both = np.concatenate([images.train, images.test])
+    np.testing.assert_array_equal(both[np.argsort(both[:, 0])], whole.reshape(30, 6))
+    assert (np.diff(images.test[:, 0].astype(int)) != 6).any()  # not a run of neighbours
+    again = load_images(save(tmp_path, x=whole))
+    np.testing.assert_array_equal(again.test, images.test)
+    refused("have in x .*got shape .0, 2, 3.", save(tmp_path, x=whole[:9]))
+
+
 def test_bits_stored_as_0_and_1_become_black_and_white(tmp_path):
     images = load_images(save(tmp_path, train=GREYS % 2, test=GREYS[:2] % 2))
     np.testing.assert_array_equal(images.train, 255 * (GREYS.reshape(7, 24) % 2))
@@ -91,7 +103,7 @@ def test_npz_labels_are_integers_for_each_image(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": None}, "must hold train and test, or x_train and x_test .got train.;"),
+        ({"test": None}, "must hold train and test, x_train and x_test, or x .got train.;"),
         ({"train": GREYS.astype(np.int64)}, "in train uint8 in 0..255 or floats .*got dtype int64"),
         ({"test": GREYS > 9}, "have in test uint8 .*got dtype bool"),
         ({"train": GREYS / 9}, r"have in train floats in 0..1 .got values from 0 to 28\.3"),

@@ -170,7 +170,7 @@ def test_images_come_out_of_either_depth(layers):
         assert 0 < float(images.min()) < float(images.max()) < 1
     reverse = _evaluate.interpolate(model, x[2:], x[:2], 5)
     np.testing.assert_allclose(path, reverse[::-1], atol=1e-6)
-    z = prior(model).sample(jax.random.key(0), (7,))
+    z = prior(model).sample(jax.random.split(jax.random.key(0))[0], (7,))
     np.testing.assert_allclose(drawn, decode(model, z).mean, atol=1e-6)
 
 

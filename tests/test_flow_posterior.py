@@ -65,8 +65,8 @@ class Known(nnx.Module):
     def prior(self):
         return dist.Normal(jnp.zeros(2), 1.0).to_event(1)
 
-    def logits(self, z):
-        return jnp.zeros((*z.shape[:-1], 6))
+    def observation(self, z):
+        return vi.likelihoods.bernoulli(jnp.zeros((*z.shape[:-1], 6)))
 
     def posterior(self, x):
         return dist.Normal(self.shift * jnp.ones(2), 1.0).to_event(1)

@@ -142,7 +142,7 @@ def test_the_wake_phases_are_exact_by_enumeration(tiny, monkeypatch):
                 network = make(params)
                 q = GivenBits(network.posterior(X), {"z1": z1, "z2": z2})
                 return SimpleNamespace(
-                    prior=network.prior, logits=network.logits, posterior=lambda _: q
+                    prior=network.prior, observation=network.observation, posterior=lambda _: q
                 )
 
             found = _wake_sleep.phases(given, params, jax.random.split(jax.random.key(0)), X, K)

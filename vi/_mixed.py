@@ -1,10 +1,11 @@
-"""Draws of which some leaves carry derivatives: what families offer and the engine asks for."""
+"""Draws and what comes with them: derivatives in some leaves, log-densities, their forces."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import zero_from_primal
 
 from vi._check import is_reparameterised, refusal
 
@@ -34,6 +35,57 @@ def scored_rsample(where: str, name: str, q, key, sample_shape=()) -> tuple[Any,
         return q.rsample_and_log_prob(key, sample_shape)
     z = q.rsample(key, sample_shape)
     return z, q.log_prob(z)
+
+
+def forced_rsample(where: str, name: str, q, key, sample_shape=()) -> tuple[Any, Any, Any]:
+    """Draws with derivatives, their log-probability, and its derivative in them.
+
+    By one pass where ``q`` has one, else from ``log_prob``.
+    """
+    require_rsample(where, name, q)
+    if hasattr(q, "rsample_and_force"):
+        return q.rsample_and_force(key, sample_shape)
+    z = q.rsample(key, sample_shape)
+    log_q, pull = jax.vjp(q.log_prob, z)
+    (force,) = pull(jnp.ones_like(log_q))
+    return z, log_q, force
+
+
+def once(values: Any) -> Any:
+    """The values, constant when they are differentiated once.
+
+    A force is the coefficient of a first derivative, and its own derivative would be work for
+    nothing. A second derivative without that would be wrong in silence: it is refused, but inside
+    a ``jax.lax.scan``, of layers, where it comes out whole (a test holds it to differences).
+    """
+    return jax.tree.map(_once, values)
+
+
+@jax.custom_jvp
+def _once(x):
+    return x
+
+
+def _once_jvp(primals, tangents):
+    del tangents
+    held = _refused(*primals)
+    return held, zero_from_primal(held, symbolic_zeros=True)
+
+
+_once.defjvp(_once_jvp, symbolic_zeros=True)
+
+
+@jax.custom_jvp
+def _refused(x):
+    return x
+
+
+@_refused.defjvp
+def _refused_jvp(primals, tangents):
+    raise ValueError(
+        "rsample_and_force: the derivative of log q is held at its value, and has no derivative of"
+        " its own; for second derivatives use reparam"
+    )
 
 
 def agreeing_sum(where: str, terms: Mapping[str, jax.Array]) -> jax.Array:

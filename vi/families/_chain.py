@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import refusal
 from vi._mixed import (
     agreeing_sum,
+    forced_rsample,
     has_path,
+    once,
     partial_rsample,
     require_rsample,
     score_log_prob,
@@ -93,6 +96,66 @@ class Chain:
             return z
 
         return self._draw(key, sample_shape, draw), agreeing_sum("chain", terms)
+
+    @property
+    def rsample_and_force(self) -> Any:
+        r"""``(key, sample_shape) -> (z, log_q, force)``, d log_q / dz named as z is.
+
+        A latent's force is that of its own density, and of those of all that depend on it:
+
+        .. math:: \partial_{z_i} \log q(z_j | z_i) = \partial_{z_i} \log q_j
+                  - force_j \cdot \partial_{z_i} z_j
+
+        with the noise of z_j held on the right, which costs one more pass of a member that has a
+        force itself. Not there (an ``AttributeError``) unless a member has one, which a chain with
+        conditionals finds out by drawing once in the abstract.
+        """
+        if not self._some_carry_a_force():
+            raise AttributeError("no member carries a force; draws are scored by log_prob")
+        return self._draw_with_force
+
+    def _some_carry_a_force(self) -> bool:
+        found = [hasattr(member, "rsample_and_force") for member in self.members.values()]
+
+        def draw(name, member, key, sample_shape):
+            found.append(hasattr(member, "rsample_and_force"))
+            return partial_rsample(member, key, sample_shape)
+
+        if self._parents and not any(found):
+            jax.eval_shape(lambda: self._draw(jax.random.key(0), (1,), draw))
+        return any(found)
+
+    def _draw_with_force(self, key, sample_shape=()):
+        z: dict[str, Any] = {}
+        terms: dict[str, Any] = {}
+        forces: dict[str, Any] = {}
+
+        def draw(name, member, key, sample_shape):
+            z[name], terms[name], forces[name] = forced_rsample(
+                "chain", f"{name!r}", member, key, sample_shape
+            )
+            for parent, force in self._on_parents(name, member, key, z, forces[name]).items():
+                forces[parent] = jax.tree.map(jnp.add, forces[parent], force)
+            return z[name]
+
+        self._draw(key, sample_shape, draw)
+        return z, agreeing_sum("chain", terms), once(forces)
+
+    def _on_parents(self, name, member, key, z, force) -> dict[str, Any]:
+        """The derivative of the conditional's log-density in its parents, its own draw held."""
+        parents = {parent: z[parent] for parent in self._parents.get(name, ())}
+        if not parents:
+            return {}
+        if not hasattr(member, "rsample_and_force"):
+            log_q, pull = jax.vjp(lambda at: self._member(name, at).log_prob(z[name]), parents)
+            return pull(jnp.ones_like(log_q))[0]
+        key = jax.random.clone(key)
+
+        def scored(at):
+            return scored_rsample("chain", f"{name!r}", self._member(name, at), key)
+
+        (_, log_q), pull = jax.vjp(scored, parents)
+        return pull((jax.tree.map(jnp.negative, force), jnp.ones_like(log_q)))[0]
 
     def log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
         """The sum of the members' log-densities, ``[*sample_shape, *batch]``, in nats."""

@@ -7,8 +7,9 @@ from jaxtyping import Array, Float
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.util import sum_rightmost, validate_sample
 
-from vi._check import refusal
-from vi._mixed import scored_rsample
+from vi._check import is_reparameterised, refusal
+from vi._mixed import forced_rsample, scored_rsample
+from vi.families._edges import forward, forward_with_force
 from vi.types import Key
 
 
@@ -24,10 +25,17 @@ def constrained(q: dist.Distribution, support: constraints.Constraint) -> "Const
     M entries takes M - 1 numbers. For sets without volume (``simplex``, ``corr_cholesky``) the
     density is that in NumPyro's coordinates, as in its own priors.
 
-    Draws are scored on their way, ``rsample_and_log_prob``, without an inverse, which is what
-    ``reparam`` asks for. Near an edge, where float32 has no digits for what is left, the inverse is
-    wrong or infinite: ``dreg``, ``vimco`` and ``score``, which score the point, are then wrong too.
-    Use ``reparam``, or float64.
+    Draws are scored on their way, without an inverse: ``rsample_and_log_prob``, for ``reparam``,
+    and ``rsample_and_force``, for ``dreg``, with the derivative of the log-density carried through
+    the bijection. Near an edge, where float32 has no digits for what is left, both keep those of
+    the coordinates u. On vectors the force takes the dense Jacobian of m numbers by n,
+    :math:`O(m n^2)` for each draw, and second derivatives are refused.
+
+    What remains: a *given* point is carried back, and near an edge the inverse is wrong or
+    infinite, so that ``log_prob``, and ``vimco`` and ``score`` with it, are wrong too; use
+    ``reparam``, ``dreg`` or float64. Under ``dreg`` a draw whose slope underflows (a log-normal
+    below 1e-38) is a constant; entries of an ordered vector that differ in float32's last digits
+    alone keep as few of the gradient, and where they agree that part of it is left out.
 
     Args:
         q: A NumPyro distribution of real numbers, a flow's or ``adapt``'s among them.
@@ -79,8 +87,10 @@ class Constrained(dist.TransformedDistribution):
     pytree_data_fields = ("constraint",)
 
     def __init__(self, q: dist.Distribution, transform: Any, constraint: Any):
-        self.constraint = constraint
-        super().__init__(q, transform)
+        self.base_dist, self.transforms, self.constraint = q, [transform], constraint
+        event_shape = transform.forward_shape(q.shape())[len(q.batch_shape) :]
+        # past the parent's __init__, which would merge a flow into the bijection
+        dist.Distribution.__init__(self, q.batch_shape, event_shape)
 
     @property
     def support(self) -> Any:
@@ -88,39 +98,82 @@ class Constrained(dist.TransformedDistribution):
         outside = self.event_dim - self.constraint.event_dim
         return constraints.independent(self.constraint, outside) if outside else self.constraint
 
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()):
+        """Draw ``[*sample_shape, *batch, *event]``."""
+        return forward(self._transform, self.base_dist.sample(key, sample_shape))[0]
+
+    def rsample(self, key: Any, sample_shape: tuple[int, ...] = ()):
+        """Draw with derivatives."""
+        return forward(self._transform, self.base_dist.rsample(key, sample_shape))[0]
+
     def rsample_and_log_prob(
         self, key: Key, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Float[Array, "*shape"]]:
         """Draws with derivatives, ``[*sample_shape, *batch, *event]``, and their log-density."""
-        x, log_q = scored_rsample("constrained", "q", self.base_dist, key, sample_shape)
-        event_dim = self.base_dist.event_dim
-        transform: Any
-        for transform in self.transforms:
-            y, intermediates = transform.call_with_intermediates(x)
-            log_det = transform.log_abs_det_jacobian(x, y, intermediates)
-            outside = event_dim - transform.domain.event_dim
-            log_q = log_q - sum_rightmost(log_det, outside)
-            event_dim = transform.codomain.event_dim + outside
-            x = y
-        return x, log_q
+        u, log_q = scored_rsample("constrained", "q", self.base_dist, key, sample_shape)
+        z, log_det = forward(self._transform, u)
+        return z, log_q - self._summed(log_det)
+
+    @property
+    def rsample_and_force(self) -> Any:
+        """``(key, sample_shape) -> (z, log_q, force)``, with d log_q / d z of the shape of z.
+
+        Not there (an ``AttributeError``) where the base is not reparameterised.
+        """
+        if not is_reparameterised(self.base_dist):
+            raise AttributeError("the base is not reparameterised")
+        return self._draw_with_force
+
+    def _draw_with_force(self, key, sample_shape=()):
+        u, log_q, force = forced_rsample("constrained", "q", self.base_dist, key, sample_shape)
+        z, log_det, force = forward_with_force(self._transform, u, force)
+        return z, log_q - self._summed(log_det), force
+
+    def sample_with_intermediates(self, key: Any, sample_shape: tuple[int, ...] = ()):
+        """Draw, and what ``log_prob`` needs to score the draw without an inverse."""
+        u, kept = self.base_dist.sample_with_intermediates(key, sample_shape)
+        z, log_det = forward(self._transform, u)
+        return z, [u, log_det, kept]
 
     @validate_sample
     def log_prob(self, value, intermediates: list[Any] | None = None):
-        """The log-density in nats, ``[*sample_shape, *batch]``."""
-        if intermediates is not None:
-            return super().log_prob(value, intermediates)
-        event_dim, total = self.event_dim, 0.0
-        for transform in reversed(self.transforms):
-            outside = event_dim - transform.codomain.event_dim
-            value, log_det = _inverse(transform, value)
-            total = total + sum_rightmost(log_det, outside)
-            event_dim = transform.domain.event_dim + outside
-        return total + self.base_dist.log_prob(value)
+        """The log-density in nats, ``[*sample_shape, *batch]``: by an inverse, unless all is kept.
+
+        Args:
+            value: ``[*sample_shape, *batch, *event]``.
+            intermediates: What ``sample_with_intermediates`` kept of it.
+        """
+        if intermediates:
+            u, log_det, kept = intermediates
+            log_q = self.base_dist.log_prob(u, kept) if kept else self.base_dist.log_prob(u)
+        else:
+            u = self._transform.inv(value)
+            log_det = self._transform.log_abs_det_jacobian(u, value)
+            log_q = self.base_dist.log_prob(u)
+        return log_q - self._summed(log_det)
 
     @property
     def independent_samples(self) -> bool:
         """Whether the draws of one call are independent: as those of the base."""
         return getattr(self.base_dist, "independent_samples", True)
+
+    def expand(self, batch_shape: tuple[int, ...]) -> "Constrained":
+        """The same of an expanded base, so that draws are scored as they are drawn still."""
+        base = self.base_dist.expand(tuple(batch_shape))
+        return Constrained(base, self._transform, self.constraint)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> "Constrained":
+        """The same with the last batch axes made events."""
+        base = self.base_dist.to_event(reinterpreted_batch_ndims)
+        return Constrained(base, self._transform, self.constraint)
+
+    @property
+    def _transform(self) -> Any:
+        return self.transforms[0]
+
+    def _summed(self, log_det):
+        """Over the axes of an event that the bijection takes one by one."""
+        return sum_rightmost(log_det, self.base_dist.event_dim - self._transform.domain.event_dim)
 
 
 _REAL = tuple(type(c) for c in (constraints.real, constraints.real_vector, constraints.real_matrix))
@@ -162,11 +215,3 @@ def _require_fit(transform: Any, support: Any, q: dist.Distribution) -> None:
 
 def _name(support: Any) -> str:
     return type(support).__name__.strip("_")
-
-
-def _inverse(transform: Any, y):
-    """``x`` and ``log |det dx / dy|``; a flow has both in one pass."""
-    if hasattr(transform, "inverse_with_log_det"):
-        return transform.inverse_with_log_det(y)
-    x = transform.inv(y)
-    return x, -transform.log_abs_det_jacobian(x, y)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from vi._check import is_reparameterised, refusal
 from vi._mixed import (
     agreeing_sum,
+    forced_rsample,
     has_path,
     partial_rsample,
     require_rsample,
@@ -127,6 +128,29 @@ class Product:
             return z
 
         return self._draw(key, draw), agreeing_sum("independent", terms)
+
+    @property
+    def rsample_and_force(self) -> Any:
+        """``(key, sample_shape) -> (z, log_q, force)``, d log_q / dz in the structure of z.
+
+        Not there (an ``AttributeError``) unless a member has one, and all are reparameterised.
+        """
+        members = self._named.values()
+        if not self.has_rsample or not any(hasattr(m, "rsample_and_force") for m in members):
+            raise AttributeError("no member carries a force; draws are scored by log_prob")
+        return self._draw_with_force
+
+    def _draw_with_force(self, key, sample_shape=()):
+        terms: dict[str, Any] = {}
+        forces = []
+
+        def draw(name, member, key):
+            z, terms[name], force = forced_rsample("independent", name, member, key, sample_shape)
+            forces.append(force)
+            return z
+
+        z = self._draw(key, draw)
+        return z, agreeing_sum("independent", terms), jax.tree.unflatten(self._structure, forces)
 
     def log_prob(self, value: PyTree[Array], /) -> Float[Array, "*shape"]:
         """The sum of the members' log-densities, ``[*sample_shape, *batch]``, in nats."""

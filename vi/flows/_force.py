@@ -11,44 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import zero_from_primal
 
+from vi._mixed import once
 
-def once(values: Any) -> Any:
-    """The values, constant when they are differentiated once.
-
-    A force is the coefficient of a first derivative, and its own derivative would be work for
-    nothing. A second derivative without that would be wrong in silence: it is refused, but inside
-    a ``jax.lax.scan``, of layers, where it comes out whole (a test holds it to differences).
-    """
-    return jax.tree.map(_once, values)
-
-
-@jax.custom_jvp
-def _once(x):
-    return x
-
-
-def _once_jvp(primals, tangents):
-    del tangents
-    held = _refused(*primals)
-    return held, zero_from_primal(held, symbolic_zeros=True)
-
-
-_once.defjvp(_once_jvp, symbolic_zeros=True)
-
-
-@jax.custom_jvp
-def _refused(x):
-    return x
-
-
-@_refused.defjvp
-def _refused_jvp(primals, tangents):
-    raise ValueError(
-        "rsample_and_force: the derivative of log q is held at its value, and has no derivative of"
-        " its own; for second derivatives use reparam"
-    )
+__all__ = ["once", "through_elementwise"]
 
 
 def through_elementwise(transformer: Any, x, params, force) -> tuple[Any, Any, Any, Any]:

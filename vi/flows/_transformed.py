@@ -10,8 +10,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import sum_rightmost
 
-from vi._mixed import require_rsample, scored_rsample
-from vi.flows._force import once
+from vi._mixed import forced_rsample, once, scored_rsample
 from vi.types import Key
 
 
@@ -89,15 +88,12 @@ class Transformed(dist.TransformedDistribution):
         return self._draw_with_force
 
     def _draw_with_force(self, key, sample_shape=()):
-        base: Any = self.base_dist
-        require_rsample("flow", "base", base)
-        x = base.rsample(key, sample_shape)
-        log_q, pull = jax.vjp(base.log_prob, x)
-        (force,) = once(pull(jnp.ones_like(log_q)))
+        x, log_q, force = forced_rsample("flow", "base", self.base_dist, key, sample_shape)
+        force = once(force)
         transforms: Any = self.transforms
         for transform in transforms:
             x, log_det, force = transform.flow.forward_with_force(x, transform.context, force)
-            log_q = log_q - log_det
+            log_q = log_q - self._summed(log_det, 1)
         return x, log_q, force
 
     def sample_and_log_prob(
@@ -123,30 +119,37 @@ class Transformed(dist.TransformedDistribution):
         for transform in reversed(self.transforms):
             if isinstance(transform, FlowTransform):
                 value, log_det = transform.inverse_with_log_det(value)
-                total = total + log_det
+                total = total + self._summed(log_det, 1)
             else:
                 before = transform.inv(value)
-                total = total - _log_det(transform, before, value, None)
+                total = total - self._log_det(transform, before, value, None)
                 value = before
         return total + self.base_dist.log_prob(value)
 
     def expand(self, batch_shape: tuple[int, ...]) -> "Transformed":
         """The same flow of an expanded base, at a context broadcast to it."""
         batch_shape = tuple(batch_shape)
+        of_flow = (*batch_shape, *self.event_shape[:-1])
         transforms = [
-            t.expand(batch_shape) if isinstance(t, FlowTransform) else t for t in self.transforms
+            t.expand(of_flow) if isinstance(t, FlowTransform) else t for t in self.transforms
         ]
         return Transformed(self.base_dist.expand(batch_shape), transforms)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> "Transformed":
+        """The same flow with the last batch axes made events: ``[*batch, *axes, D]``."""
+        return Transformed(self.base_dist.to_event(reinterpreted_batch_ndims), self.transforms)
 
     def _push(self, x: Any, log_q: Any) -> tuple[Any, Any]:
         for transform in self.transforms:
             y, kept = transform.call_with_intermediates(x)
-            log_q = log_q - _log_det(transform, x, y, kept)
+            log_q = log_q - self._log_det(transform, x, y, kept)
             x = y
         return x, log_q
 
+    def _log_det(self, transform, x, y, kept):
+        log_det = transform.log_abs_det_jacobian(x, y, kept)
+        return self._summed(log_det, transform.codomain.event_dim)
 
-def _log_det(transform, x, y, kept):
-    """Summed over the axes of an event ``[D]`` that the transform takes one by one."""
-    log_det = transform.log_abs_det_jacobian(x, y, kept)
-    return sum_rightmost(log_det, 1 - transform.codomain.event_dim)
+    def _summed(self, log_det, event_dim: int):
+        """Over the axes of an event that a transform of ``event_dim`` axes takes one by one."""
+        return sum_rightmost(log_det, self.event_dim - event_dim)

@@ -103,7 +103,7 @@ def dreg(bound: Bound, *, chunk_size: int | None = None, axis_name: str | None =
     ``dreg(elbo)`` is sticking the landing, ``dreg(iwae)`` has the squared normalised weights of the
     paper, and every other bound gets its own. It needs independent draws inside K. A flow that
     gives the derivative of its log-density with the draw (``rsample_and_force``) is not inverted;
-    second derivatives are refused where its base moves.
+    second derivatives are refused where its base moves, or a constraint on vectors carries it.
 
     Args:
         bound: A bound with a Lipschitz first derivative.
