@@ -11,7 +11,7 @@ A bound is a pure function of log-weights; an estimator is three coefficients pe
 ``vi.flows``        bijections that make a rich family of a simple one: ``coupling``, ``spline``
 ``vi.networks``     Flax modules: ``MLP``, ``MaskedMLP``
 ``vi.priors``       ``VampPrior``, ``MixturePrior``, ``markov``, ``gaussian_process``, ...
-``vi.likelihoods``  observation models: ``bernoulli``, ``normal``
+``vi.likelihoods``  observation models, normalised: bits, greys, reals, levels, counts, words
 ``vi.predictive``   of a trained model: ``reconstruct``, ``generate``, ``impute``, ``interpolate``
 ``vi.diagnostics``  ``log_evidence``, ``rate_distortion``, effective sample size, ...
 ``vi.training``     ``gradient_step``, the pure ``run``, and ``fit`` with a progress bar

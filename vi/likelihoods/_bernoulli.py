@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from vi._bernoulli import Bernoulli
+import vi._bernoulli
 from vi.likelihoods._event import Observation, observation
 
 
@@ -12,7 +12,7 @@ def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
     .. math:: \log p(x | l) = \sum_i x_i l_i - \mathrm{softplus}(l_i)
 
     Normalised, and finite for any finite logit. It is "binary cross-entropy, summed"; on grey
-    values it is not a likelihood: binarise them first.
+    values it is not a likelihood: binarise them first, or use ``continuous_bernoulli``.
 
     Args:
         logits: ``[*batch, *event]``; a decoder's outputs are ``[K, *batch, *event]``.
@@ -31,3 +31,10 @@ def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
         (5, 3)
     """
     return observation("bernoulli", Bernoulli(logits), event_ndims)
+
+
+class Bernoulli(vi._bernoulli.Bernoulli):
+    """Bits; made by ``bernoulli``."""
+
+    data_rule = "be 0 or 1"
+    data_remedy = "binarise grey values, or use vi.likelihoods.continuous_bernoulli"

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from vi._check import refusal
 from vi.likelihoods._event import Observation, observation
+from vi.likelihoods._parameters import beside, require_positive, require_trailing
 
 
 def normal(
@@ -19,7 +19,9 @@ def normal(
     .. math:: \log p(x) = \sum_i -\frac{(x_i - \mu_i)^2}{2 \sigma_i^2} - \log \sigma_i
               - \tfrac12 \log 2\pi
 
-    The sum of squared errors is this with variance 1/2, up to a constant: ``scale=0.5**0.5``.
+    The sum of squared errors is this with variance 1/2, up to a constant: ``scale=0.5**0.5``. A
+    learned scale is kept in an interval by ``clamped_scale``; the best shared one is
+    ``optimal_scale``.
 
     Args:
         loc: Means ``[*batch, *event]``.
@@ -31,17 +33,15 @@ def normal(
         A NumPyro distribution; ``log_prob(x)`` is ``[*batch]``, in nats.
 
     Raises:
-        ValueError: A scale whose axes are not the trailing axes of ``loc``, or a wrong
-            ``event_ndims``.
+        ValueError: A scale whose axes are not the trailing axes of ``loc`` or which is known not to
+            be positive, or a wrong ``event_ndims``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
         >>> vi.likelihoods.normal(jnp.zeros((3, 64)), scale=0.5**0.5).log_prob(jnp.ones(64)).shape
         (3,)
     """
-    shape, full = jnp.shape(scale), jnp.shape(loc)
-    if len(shape) > len(full) or shape != full[len(full) - len(shape) :]:
-        got = f"{list(shape)} against {list(full)}"
-        remedy = "give it one entry per trailing axis of loc, or a scalar"
-        raise refusal("likelihoods.normal", "scale", "fit the trailing axes of loc", got, remedy)
-    return observation("likelihoods.normal", dist.Normal(loc, scale), event_ndims)
+    where = "likelihoods.normal"
+    require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
+    require_positive(where, "scale", scale)
+    return observation(where, dist.Normal(loc, beside(loc, scale)), event_ndims)

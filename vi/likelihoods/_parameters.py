@@ -1,0 +1,42 @@
+"""What parameters must be: of the data's trailing axes, and in their range where they are known."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from vi._check import refusal
+
+
+def require_trailing(where: str, name: str, value, of: str, full: tuple[int, ...]) -> None:
+    """Refuse a parameter whose axes are not the trailing axes of another's; a scalar's are."""
+    shape = jnp.shape(value)
+    if len(shape) > len(full) or shape != full[len(full) - len(shape) :]:
+        got = f"{list(shape)} against {list(full)}"
+        remedy = f"give it one entry per trailing axis of {of}, or a scalar"
+        raise refusal(where, name, f"fit the trailing axes of {of}", got, remedy)
+
+
+def beside(loc, value):
+    """A parameter as an array of the dtype of ``loc``, or of its own where that is wider."""
+    return jnp.asarray(value, jnp.result_type(loc, value))
+
+
+def require_positive(where: str, name: str, value) -> None:
+    """Refuse a known value that is not positive and finite."""
+    if isinstance(value, Tracer):
+        return
+    known = np.asarray(value)
+    wrong = ~((known > 0) & np.isfinite(known))
+    if wrong.any():
+        remedy = "learn it through jnp.exp, jax.nn.softplus or vi.likelihoods.clamped_scale"
+        raise refusal(where, name, "be positive and finite", known[wrong].flat[0], remedy)
+
+
+def require_interval(where: str, low: float, high: float) -> None:
+    """Refuse ends that are not two known, finite numbers in order."""
+    if isinstance(low, Tracer) or isinstance(high, Tracer):
+        remedy = "they are the data's own: pass Python numbers"
+        raise refusal(where, "low and high", "be known", "a traced value", remedy)
+    if not (np.ndim(low) == np.ndim(high) == 0 and np.isfinite([low, high]).all() and low < high):
+        remedy = "pass the two ends of the interval, the lower one first"
+        raise refusal(where, "low and high", "be finite and low < high", f"{low}, {high}", remedy)
