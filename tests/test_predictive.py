@@ -63,6 +63,8 @@ def test_classes_have_no_mean_but_a_summary():
 
     with pytest.raises(ValueError, match=r"mean: observation must have a mean \(got Categorical"):
         vi.predictive.reconstruct(jax.random.key(0), q, classes, 4)
+    with pytest.raises(ValueError, match=r"mean: observation must have a mean \(got Categorical"):
+        vi.predictive.mean(vi.likelihoods.categorical(jnp.zeros((3, 2, 4))))
     shares = vi.predictive.reconstruct(
         jax.random.key(0), q, classes, 4, summary=lambda p: p.base_dist.probs
     )

@@ -1,5 +1,6 @@
 """What a trained model makes: reconstructions of data, and data of its own."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,10 +67,14 @@ def mean(observation: Any) -> Float[Array, "..."]:
     base = observation
     while hasattr(base, "base_dist"):
         base = base.base_dist
-    if isinstance(base, (dist.CategoricalLogits, dist.CategoricalProbs)):
-        remedy = "pass summary=lambda p: p.base_dist.probs, or use draws"
+    known = None
+    if not isinstance(base, (dist.CategoricalLogits, dist.CategoricalProbs)):  # theirs is NaN
+        with contextlib.suppress(NotImplementedError):
+            known = observation.mean
+    if known is None:
+        remedy = "pass summary=, a function of the observation that has one, or use draws"
         raise refusal("mean", "observation", "have a mean", type(base).__name__, remedy)
-    return jnp.asarray(observation.mean)
+    return jnp.asarray(known)
 
 
 def reconstruct(
