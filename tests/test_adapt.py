@@ -145,6 +145,38 @@ def test_as_prior_member_and_guide():
     assert adapt(twin) is twin
 
 
+def test_a_masked_flow_is_differentiated_and_trained_as_it_is():
+    """Its masks are constants of the structure: no leaf is a boolean, and nothing is retraced."""
+    q = adapt(flow(flowjax.flows.masked_autoregressive_flow))
+    assert {leaf.dtype for leaf in jax.tree.leaves(q)} == {jnp.dtype(jnp.float32)}
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(q):
+        value, slope = jax.value_and_grad(
+            lambda q: dreg(elbo)(jax.random.key(0), q, log_joint, 64)
+        )(q)  # fmt: skip
+        return value, jax.tree.map(lambda leaf, d: leaf + 0.02 * d, q, slope)
+
+    values = []
+    for _ in range(4):
+        value, q = step(q)
+        values.append(float(value))
+    assert values[-1] > values[0] + 0.05
+    direct = jax.grad(lambda q: q.log_prob(jnp.ones(2)))(q)
+    params, static = eqx.partition(q.base_dist, eqx.is_inexact_array)
+    theirs_too = jax.grad(lambda p: eqx.combine(p, static).log_prob(jnp.ones(2)))(params)
+    chex.assert_trees_all_close(direct.arrays, jax.tree.leaves(theirs_too), rtol=1e-5, atol=1e-6)
+
+
+def test_the_support_is_unknown_so_that_constrained_takes_it_for_the_reals():
+    """Documented: what is positive already is carried again, to draws above 1."""
+    log_normal = adapt(theirs.LogNormal(jnp.zeros(1)))
+    assert log_normal.support is None
+    again = vi.families.constrained(log_normal, dist.constraints.positive)
+    assert again.sample(jax.random.key(0), (100,)).min() > 1
+
+
 def test_mixtures_score_only():
     """Their draws choose a component: a path would miss the weights."""
     parts = eqx.filter_vmap(theirs.Normal)(jnp.array([[-2.0], [2.0]]), jnp.ones((2, 1)))

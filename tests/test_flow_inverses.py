@@ -162,11 +162,20 @@ def test_what_does_not_fit_is_refused_by_name():
             lambda: coupling(2, **(layers | {"transformer": affine})),
         r"autoregressive: hidden must name at least one layer \(got \(\)\)":
             lambda: autoregressive(2, **(layers | {"hidden": ()})),
+        r"autoregressive: hidden must be at least 4 wide \(got \(8, 3\)\); with fewer units than":
+            lambda: autoregressive(5, **(layers | {"hidden": (8, 3)})),
+        r"autoregressive: hidden must be at least 5 wide \(got \(4,\)\)":
+            lambda: autoregressive(5, **(layers | {"hidden": (4,)}), context_size=2),
+        r"coupling: rngs must be where initial weights come from \(got 0\); pass flax.nnx.Rngs\(se":
+            lambda: coupling(2, **(layers | {"rngs": 0})),
+        r"autoregressive: rngs must be where": lambda: autoregressive(2, **(layers | {"rngs": 0})),
+        r"planar: rngs must be where": lambda: planar(2, num_layers=2, rngs=jax.random.key(0)),
+        r"continuous: rngs must be where": lambda: continuous(2, hidden=(8,), rngs=None),
         r"coupling: base must be a NumPyro .* event shape \[2\] \(got event shape \[\]\)":
             lambda: plain(dist.Normal(jnp.zeros(2), 1.0)),
         r"coupling: base must be a NumPyro .* event shape \[2\] \(got event shape \[3\]\)":
             lambda: plain(normal(size=3)),
-        r"coupling: context must be None \(got shape \[3\]\); make the flow with context_size=C":
+        r"coupling: context must be None \(got shape \[3\]\); make it with context_size=C":
             lambda: plain(base, context),
         r"coupling: context must be given, with a last axis of 3 \(got None\)":
             lambda: conditional(base),
@@ -178,7 +187,7 @@ def test_what_does_not_fit_is_refused_by_name():
             lambda: conditional(normal((5,), 2), context),
         r"coupling: x must have a last axis of 2 \(got shape \[3\]\)":
             lambda: plain.forward(jnp.ones(3)),
-        r"coupling: context must have the last axes of y as its batch \(got \[5\] against \[4\]\)":
+        r"coupling: context must have the batch of y \(got \[5\] against \[4\]\)":
             lambda: conditional.inverse(jnp.ones((4, 2)), jnp.ones((5, 3))),
         r"planar: has no inverse in closed form, so that given points have no log_prob":
             lambda: inverse(base).log_prob(jnp.ones(2)),
@@ -197,6 +206,43 @@ def test_what_does_not_fit_is_refused_by_name():
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_flow_that_is_not_called_is_refused_as_q():
+    flow = make("coupling-affine")
+    for estimator in (vi.gradients.dreg, vi.gradients.vimco):
+        message = f"{estimator.__name__}: q must have sample and log_prob .got Coupling.*flow.base"
+        with pytest.raises(ValueError, match=message):
+            estimator(vi.bounds.elbo)(jax.random.key(0), flow, lambda z: z[..., 0], 2)
+
+
+@pytest.mark.parametrize(("size", "context_size"), [(1, 0), (1, 2), (2, 0), (5, 0), (5, 2)])
+def test_the_narrowest_networks_taken_see_all_that_comes_before(size, context_size):
+    """And one unit fewer does not."""
+
+    def seen(width):
+        net = vi.networks.MaskedMLP(size, (width, width), 1, context_size=context_size, rngs=RNGS)
+        context = context_of(context_size)
+        slopes = jax.jacobian(lambda x, c: net(x, c)[..., 0], (0, 1)[: 1 + bool(context_size)])
+        of_x, *of_context = slopes(jnp.linspace(-1.0, 1.0, size), context)
+        return (
+            all((np.asarray(s) != 0).all() for s in of_context)
+            and ((np.asarray(of_x) != 0) == np.tri(size, k=-1, dtype=bool)).all()
+        )
+
+    least = vi.networks.MaskedMLP.least_width(size, context_size)
+    assert seen(least)
+    assert least == 1 or not seen(least - 1)
+
+
+def test_one_coupling_layer_is_the_base_and_a_law_given_it():
+    """So that it is a building block: the first half is not moved, the second is."""
+    layers = {"num_layers": 1, "transformer": affine(), "hidden": (8,), "rngs": RNGS}
+    x = points(20)
+    y, log_det = perturbed(coupling(D, **layers), 0).forward(x)
+    np.testing.assert_array_equal(y[:, : D // 2], x[:, : D // 2])
+    assert abs(y - x)[:, D // 2 :].min() > 1e-4
+    assert jnp.abs(log_det).max() > 1e-3
 
 
 def test_without_diffrax_the_extra_is_named(monkeypatch):

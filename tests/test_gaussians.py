@@ -1,6 +1,7 @@
 """Gaussians of every covariance: against dense ones, in their digits, and in linear time."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -224,6 +225,7 @@ def test_numpyro_takes_them_as_its_own():
 
 
 ZERO, EYE = jnp.zeros(2), jnp.eye(2)
+NEARLY_SINGULAR = np.array([[1.0, 1 - 1e-10], [1 - 1e-10, 1.0]])  # positive definite in float64
 REFUSED = {
     "two": (lambda: full_rank(ZERO, scale_tril=EYE, covariance=EYE), "be one of scale_tril"),
     "none": (lambda: full_rank(ZERO), "got none of them"),
@@ -269,6 +271,28 @@ REFUSED = {
         "the precision must be positive definite",
     ),
     "scale": (lambda: normal(ZERO, scale=jnp.array([1.0, 0.0])), "normal: scale must be positive"),
+    "diagonal block": (
+        lambda: markov_from_precision(
+            jnp.zeros((1, 2)), diagonal=EYE[None].at[0, 0, 1].set(0.5), below=jnp.zeros((0, 2, 2))
+        ),
+        "markov_from_precision: diagonal must have symmetric blocks .got a matrix that is not",
+    ),
+    "scale 0 in float32": (
+        lambda: normal(ZERO, scale=np.full(2, 1e-60)),
+        "normal: scale must be positive .got 0 as its least entry",
+    ),
+    "scale flushed to 0": (
+        lambda: normal(ZERO, scale=np.full(2, 1e-40)),
+        "normal: scale must be positive .got 0 as its least entry",
+    ),
+    "covariance indefinite in float32": (
+        lambda: full_rank(ZERO, covariance=NEARLY_SINGULAR),
+        "full_rank: covariance must be positive definite",
+    ),
+    "factor 0 in float32": (
+        lambda: full_rank(ZERO, scale_tril=1e-60 * np.eye(2)),
+        "the diagonal of scale_tril must be positive",
+    ),
     "scale nan": (lambda: normal(ZERO, scale=ZERO * jnp.nan), "normal: scale must be positive"),
 }
 
@@ -278,6 +302,14 @@ def test_bad_input_is_refused_by_name(name):
     make, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_float64_holds_is_taken_there():
+    zero = jnp.zeros(2)
+    scale_tril: Any = full_rank(zero, covariance=NEARLY_SINGULAR).scale_tril
+    np.testing.assert_allclose(scale_tril[1, 1] ** 2, 2e-10, rtol=1e-5)
+    assert jnp.isfinite(normal(zero, scale=np.full(2, 1e-60)).log_prob(zero))
 
 
 def test_a_traced_value_is_not_looked_at():

@@ -1,5 +1,7 @@
 """The mixture's implicit path against root finding, in its digits, and what it refuses."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ import scipy.stats
 import vi
 from vi.families import full_rank, mixture, normal
 from vi.families._implicit import with_path
+from vi.gradients import dreg, reparam, vimco
 
 M, D = 3, 3
 PARAMS = {
@@ -28,6 +31,7 @@ LAWS = {
     "normal": (dist.Normal, scipy.stats.norm),
     "laplace": (dist.Laplace, scipy.stats.laplace),
     "logistic": (dist.Logistic, scipy.stats.logistic),
+    "student_t": (functools.partial(dist.StudentT, 5.0), functools.partial(scipy.stats.t, 5.0)),
 }
 
 
@@ -156,6 +160,64 @@ def test_far_components_move_their_own_draws():
     assert jnp.isfinite(log_q).all()
 
 
+def test_what_is_expanded_has_the_path_of_what_it_repeats():
+    """One law of scale 2 for all components and dimensions: only weights and locations differ."""
+
+    @jax.jit
+    def gradients(logits, scale):
+        def value(logits, scale, *, expanded):
+            if expanded:
+                laws = dist.Normal(0.3, scale).expand((2, 3))
+            else:
+                laws = dist.Normal(jnp.full((2, 3), 0.3), jnp.full((2, 3), scale))
+            q = mixture(logits, laws.to_event(1))
+            z = q.rsample(jax.random.key(0), (4,))
+            return jnp.sin(z * jnp.arange(1.0, 4.0)).sum()
+
+        by_hand, ours = (
+            jax.grad(functools.partial(value, expanded=expanded), (0, 1))(logits, scale)
+            for expanded in (False, True)
+        )
+        return by_hand, ours
+
+    by_hand, ours = gradients(jnp.array([0.2, -0.4]), jnp.float32(2.0))
+    chex.assert_trees_all_close(ours, by_hand, rtol=1e-5, atol=1e-6)
+    assert abs(ours[1]) > 0.1
+
+
+LAWS_WITHOUT_SLOPE = {  # JAX differentiates no incomplete beta function in its parameters
+    "StudentT": lambda p: dist.StudentT(p, jnp.zeros((2, 1)), 1.0),
+    "Beta": lambda p: dist.Beta(p, 2.0),
+}
+
+
+BETAS = (jnp.zeros(2), jnp.array([[3.0], [4.0]]))
+
+
+def bound_of_a_mixture(estimator, law, params):
+    q = mixture(params[0], LAWS_WITHOUT_SLOPE[law](params[1]).to_event(1))
+    return estimator(vi.bounds.iwae)(jax.random.key(0), q, lambda z: jnp.sin(z).sum(-1), 3)
+
+
+@pytest.mark.parametrize("law", LAWS_WITHOUT_SLOPE)
+@pytest.mark.parametrize("estimator", [reparam, dreg])
+def test_a_parameter_without_a_derivative_is_refused_by_name(law, estimator):
+    message = f"mixture: components must have a distribution function with a der.*got {law}: Betai"
+    with pytest.raises(ValueError, match=f"{message}.*stop_gradient.*MixtureSameFamily"):
+        jax.eval_shape(jax.grad(lambda p: bound_of_a_mixture(estimator, law, p)), BETAS)
+
+
+def test_a_parameter_without_a_derivative_can_be_held_or_scored():
+    @jax.jit
+    def gradients(logits, concentration):
+        by_path = jax.grad(lambda p: bound_of_a_mixture(reparam, "Beta", (p, concentration)))
+        by_score = jax.grad(lambda p: bound_of_a_mixture(vimco, "Beta", p))
+        return by_path(logits), *by_score((logits, concentration))
+
+    slopes = gradients(*BETAS)
+    assert all(jnp.isfinite(g).all() and jnp.abs(g).max() > 1e-4 for g in slopes)
+
+
 EYE, ZEROS = jnp.eye(2), jnp.zeros((2, 2, 2))
 PAIR = normal(jnp.zeros((2, 1)), scale=jnp.ones((2, 1)))
 REFUSED = {
@@ -190,6 +252,16 @@ REFUSED = {
     "no cdf": (
         lambda: mixture(jnp.zeros(2), vi.families.von_mises(jnp.zeros((2, 1)), jnp.ones((2, 1)))),
         "reparameterised univariates with a distribution function",
+    ),
+    "bounds that move": (
+        lambda: mixture(jnp.zeros(2), dist.Uniform(jnp.zeros((2, 1)), 1.0).to_event(1)),
+        "components must have a support that no parameter moves .got Independent.Uniform.*constra",
+    ),
+    "truncated": (
+        lambda: mixture(
+            jnp.zeros(2), dist.TruncatedNormal(jnp.zeros((2, 1)), low=jnp.zeros((2, 1))).to_event(1)
+        ),
+        "components must have a support that no parameter moves",
     ),
     "bits": (
         lambda: mixture(jnp.zeros(2), vi.families.bernoulli(jnp.zeros((2, 1)))),

@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_by_name(kind):
         "context must be None": lambda: plain(X, CONTEXT),
         "context must be given, with a last axis of 5": lambda: conditional(X),
         "context must have a last axis of 5": lambda: conditional(X, X[0]),
-        r"context must have the batch of what it conditions \(got \[7, 1\] against":
+        r"context must have the batch of x \(got \[7, 1\] against":
             lambda: conditional(X, jnp.ones((7, 1, 5))),
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):

@@ -90,23 +90,71 @@ def test_the_score_in_the_concentration_keeps_its_digits_where_numpyros_loses_th
     assert worst(dist.VonMises, 1e4) > 5e-4
 
 
-@pytest.mark.parametrize("concentration", [1e-3, 1.0, 300.0])
-def test_draws_and_density_are_numpyros(concentration):
-    loc = jnp.array([3.0, -0.4])
-    at = jnp.full(2, concentration)
+def p_value(x, concentration):
+    """Of a Kolmogorov-Smirnov test; a normal where the cumulants beyond two are lost in float32."""
+    law = scipy.stats.vonmises(concentration)
+    if concentration > 1e5:
+        law = scipy.stats.norm(scale=concentration**-0.5)
+    return scipy.stats.kstest(np.asarray(x, float), law.cdf).pvalue
+
+
+def test_draws_follow_the_law_at_every_concentration():
+    at = jnp.array([1e-3, 0.3, 1.0, 5.0, 300.0, 1e4, 1e8, 1e12])
+
+    @jax.jit
+    def compute(at, key):
+        return von_mises(jnp.zeros(at.shape), at).sample(key, (20_000,))
+
+    z = np.asarray(compute(at, jax.random.key(0)))
+    assert z.min() >= -np.pi
+    assert z.max() < np.pi
+    for x, concentration in zip(z.T, np.asarray(at, float), strict=True):
+        assert p_value(x, concentration) > 1e-6
+        assert concentration < 0.1 or p_value(1.1 * x, concentration) < 1e-6  # the twin
+
+
+def test_draws_are_wrapped_about_their_loc_and_scored_as_numpyro_does():
+    loc, at = jnp.array([3.0, -0.4]), jnp.array([1.5, 1.5])
 
     @jax.jit
     def compute(loc, at, key):
         q, numpyros = von_mises(loc, at), dist.VonMises(loc, at).to_event(1)
-        z = q.sample(key, (1000,))
-        again = numpyros.sample(jax.random.clone(key), (1000,))
-        return z, again, q.log_prob(z), numpyros.log_prob(z)
+        z = q.sample(key, (20_000,))
+        return z, q.log_prob(z), numpyros.log_prob(z)
 
-    z, again, log_q, expected = compute(loc, at, jax.random.key(0))
-    np.testing.assert_allclose(jnp.cos(z - again), 1.0, atol=1e-6)
+    z, log_q, expected = compute(loc, at, jax.random.key(0))
     np.testing.assert_allclose(log_q, expected, rtol=1e-3, atol=1e-4)
     assert z.min() >= -np.pi
     assert z.max() < np.pi
+    centred = np.mod(np.asarray(z - loc, float) + np.pi, 2 * np.pi) - np.pi
+    assert p_value(centred[:, 0], 1.5) > 1e-6
+    assert p_value(centred[:, 1], 1.5) > 1e-6
+
+
+def test_far_beyond_it_is_the_normal_that_it_tends_to_where_numpyros_is_lost():
+    at = jnp.array([1e8, 1e12])
+
+    @jax.jit
+    def compute(at, key):
+        def draw(at):
+            return von_mises(jnp.zeros(2), at).rsample(key, (2000,))
+
+        z, push = jax.vjp(draw, at)
+        log_q = jax.vmap(lambda z, at: von_mises(jnp.zeros(1), at[None]).log_prob(z[:, None]))
+        numpyros = dist.VonMises(jnp.zeros(2), at).sample(jax.random.clone(key), (2000,))
+        return z, push(jnp.sign(z))[0], log_q(z.T, at), numpyros
+
+    z, slope, log_q, numpyros = compute(at, jax.random.key(0))
+    assert (jnp.isnan(numpyros) | (numpyros == 0)).all()
+    expected = scipy.stats.norm(scale=np.asarray(at, float) ** -0.5).logpdf(np.asarray(z, float))
+    np.testing.assert_allclose(log_q, expected.T, atol=2e-4)
+    np.testing.assert_allclose(slope, -jnp.abs(z).sum(0) / (2 * at), rtol=1e-4)  # z = n kappa^-1/2
+
+
+def test_a_traced_concentration_below_0_gives_nan_and_an_end():
+    draw = jax.jit(lambda at, key: von_mises(jnp.zeros(3), at).sample(key, (4,)))
+    z = draw(jnp.array([-1.0, jnp.nan, 1.0]), jax.random.key(0))
+    np.testing.assert_array_equal(jnp.isnan(z).all(0), [True, True, False])
 
 
 def test_a_path_needs_a_periodic_target():
@@ -138,7 +186,7 @@ def test_extremes_stay_finite():
 
         return jax.value_and_grad(value)(concentration)
 
-    at = jnp.array([1e-6, 1e-3, 1.0, 1e4, 1e6])
+    at = jnp.array([1e-6, 1e-3, 1.0, 1e8, 1e12])
     assert all(jnp.isfinite(x).all() for x in compute(at, jax.random.key(0)))
 
 

@@ -70,6 +70,48 @@ def is_reparameterised(q) -> bool:
     return callable(getattr(q, "rsample", None)) and getattr(q, "has_rsample", True)
 
 
+def require_q(where: str, q: Any) -> None:
+    """Refuse what neither draws nor scores: a flow, or a class, that has not been called."""
+    draws = ("sample", "rsample", "partial_rsample", "rsample_and_log_prob")
+    scores = ("log_prob", "rsample_and_log_prob")
+    if any(all(not hasattr(q, name) for name in names) for names in (draws, scores)):
+        got = q.__name__ if isinstance(q, type) else type(q).__name__
+        remedy = "pass a distribution, or an object like one; a flow is called first: flow(base)"
+        raise refusal(where, "q", "have sample and log_prob", got, remedy)
+
+
+def require_rngs(where: str, rngs: Any) -> None:
+    """Refuse anything but ``flax.nnx.Rngs``."""
+    from flax import nnx  # which only rooms of modules import
+
+    if not isinstance(rngs, nnx.Rngs):
+        remedy = "pass flax.nnx.Rngs(seed)"
+        raise refusal(where, "rngs", "be where initial weights come from", repr(rngs), remedy)
+
+
+def require_context(where: str, context: Any, size: int) -> None:
+    """Refuse a context that is missing, unasked for, or of another size."""
+    if context is None and size == 0:
+        return
+    if context is None:
+        rule, remedy = f"be given, with a last axis of {size}", "pass context=[*batch, C]"
+        raise refusal(where, "context", rule, "None", remedy)
+    got = f"shape {list(jnp.shape(context))}"
+    if size == 0:
+        raise refusal(where, "context", "be None", got, "make it with context_size=C to take one")
+    if jnp.shape(context)[-1:] != (size,):
+        remedy = "it was made with that context_size"
+        raise refusal(where, "context", f"have a last axis of {size}", got, remedy)
+
+
+def require_batch_of(where: str, argument: str, lead: tuple[int, ...], context: Any) -> None:
+    """Refuse a context whose batch is not the last of the axes ``lead`` of what it conditions."""
+    batch = () if context is None else jnp.shape(context)[:-1]
+    if batch != lead[len(lead) - len(batch) :]:
+        got, remedy = f"{list(batch)} against {list(lead)}", "jnp.broadcast_to either, if meant"
+        raise refusal(where, "context", f"have the batch of {argument}", got, remedy)
+
+
 def at_least_float32(where: str, log_w, name: str = "log_w"):
     """``log_w`` in float32 or wider; half precision loses nats, integers are refused."""
     log_w = jnp.asarray(log_w)

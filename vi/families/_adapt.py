@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vi._check import refusal
+from vi._check import is_key, refusal
 from vi._mixed import require_rsample
 from vi.types import Key
 
@@ -16,10 +17,12 @@ from vi.types import Key
 def adapt(distribution: Any, *, condition: Float[Array, "..."] | None = None) -> dist.Distribution:
     """A distribution of flowjax or distrax as a NumPyro one: a q, a prior, a member of a chain.
 
-    Its arrays are leaves of the result, which passes through ``jit``; whatever else it holds is
-    constant. Draws and their log-density come from one pass where the library has one. Its support
-    is unknown, since neither library tells: as a q or a guide it needs none, but NumPyro's samplers
-    cannot take it as a prior.
+    Its floating arrays are leaves of the result, which passes through ``jit`` and ``jax.grad``;
+    whatever else it holds is constant, the masks of a masked flow too. Draws and their log-density
+    come from one pass where the library has one. Its support is unknown, since neither library
+    tells: as a q or a guide it needs none, but NumPyro's samplers cannot take it as a prior, and
+    ``constrained`` takes it for one over all reals: hand it no LogNormal, which is positive as it
+    is.
 
     Reparameterised are the distributions of floats that choose no component: mixtures score only,
     in both libraries. A batch of flowjax distributions, ``eqx.filter_vmap`` of a constructor, is
@@ -69,18 +72,18 @@ class Adapted(dist.Distribution):
 
     def __init__(self, base_dist: Any, batch_shape: tuple[int, ...], event_shape: tuple[int, ...]):
         leaves, structure = jax.tree.flatten(base_dist)
-        is_array = tuple(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
-        parts = list(zip(leaves, is_array, strict=True))
+        is_data = tuple(map(_is_data, leaves))
+        parts = list(zip(leaves, is_data, strict=True))
         self.arrays = [leaf for leaf, keep in parts if keep]
-        self.others = (structure, is_array, tuple(leaf for leaf, keep in parts if not keep))
+        self.others = (structure, is_data, tuple(_Constant(x) for x, keep in parts if not keep))
         super().__init__(tuple(batch_shape), tuple(event_shape))
 
     @property
     def base_dist(self) -> Any:
         """The other library's."""
-        structure, is_array, others = self.others
-        arrays, others = iter(self.arrays), iter(others)
-        return jax.tree.unflatten(structure, [next(arrays if a else others) for a in is_array])
+        structure, is_data, others = self.others
+        arrays, others = iter(self.arrays), (constant.value for constant in others)
+        return jax.tree.unflatten(structure, [next(arrays if a else others) for a in is_data])
 
     @property
     def has_rsample(self) -> bool:
@@ -138,6 +141,30 @@ class FromDistrax(Adapted):
         """Draws with derivatives, and their log-density, in one pass."""
         require_rsample("adapt", "distribution", self)
         return self.base_dist.sample_and_log_prob(seed=key, sample_shape=sample_shape)
+
+
+class _Constant:
+    """What has no derivative, as part of a structure: arrays are compared by value."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        self._key = value
+        if isinstance(value, jax.Array | np.ndarray):
+            array = np.asarray(value)
+            self._key = array.shape, array.dtype, array.tobytes()
+
+    def __eq__(self, other):
+        return isinstance(other, _Constant) and self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+
+def _is_data(leaf: Any) -> bool:
+    """Floats, and what is not known yet, or not as bytes: a traced mask, a key."""
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return False
+    return isinstance(leaf, Tracer) or is_key(leaf) or jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 _WITHOUT_PATH = {  # some draw floats all the same; a subclass has its base's name among its own

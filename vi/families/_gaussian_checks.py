@@ -1,5 +1,6 @@
 """What the Gaussian families ask of locations, spreads and matrices."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -27,11 +28,31 @@ def require_shape(where: str, name: str, value, shape: tuple[int, ...], letters:
         raise refusal(where, name, f"be {letters}", got, remedy)
 
 
+def as_used(value) -> np.ndarray:
+    """A known value as JAX computes with it: float32 but where x64 is on, and 0 below its range."""
+    value = np.asarray(value)
+    value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        value = np.where(np.abs(value) < jnp.finfo(value.dtype).tiny, np.zeros_like(value), value)
+    return value
+
+
 def require_positive(where: str, name: str, value, remedy: str) -> None:
-    """Refuse a known value with an entry at or below 0, or one that is not a number."""
-    if is_known(value) and not (np.asarray(value) > 0).all():
-        smallest = f"{np.asarray(value).min():.3g} as its least entry"
+    """Refuse a known value with an entry at or below 0 as it is used, or that is not a number."""
+    if is_known(value) and not (as_used(value) > 0).all():
+        smallest = f"{as_used(value).min():.3g} as its least entry"
         raise refusal(where, name, "be positive", smallest, remedy)
+
+
+def require_symmetric(where: str, name: str, rule: str, matrix) -> None:
+    """Refuse a known matrix, or a batch of them, that is not symmetric."""
+    if not is_known(matrix):
+        return
+    matrix = as_used(matrix)
+    largest = np.abs(matrix).max(initial=0.0)
+    if not np.allclose(matrix, np.swapaxes(matrix, -1, -2), rtol=1e-4, atol=1e-6 * largest):
+        remedy = "pass (m + jnp.swapaxes(m, -1, -2)) / 2"
+        raise refusal(where, name, rule, "a matrix that is not symmetric", remedy)
 
 
 def require_positive_diagonal(where: str, name: str, tril) -> None:
@@ -46,14 +67,12 @@ def require_positive_definite(where: str, name: str, matrix) -> None:
     """Refuse a known matrix that is not symmetric, or of which Cholesky finds no factor."""
     if not is_known(matrix):
         return
-    matrix = np.asarray(matrix)
+    matrix = as_used(matrix)
     rule = "be positive definite"
     remedy = "add to its diagonal, or learn a factor and pass scale_tril"
     if not np.isfinite(matrix).all():
         raise refusal(where, name, rule, "entries that are not finite", remedy)
-    largest = np.abs(matrix).max(initial=0.0)
-    if not np.allclose(matrix, np.swapaxes(matrix, -1, -2), rtol=1e-4, atol=1e-6 * largest):
-        raise refusal(where, name, rule, "a matrix that is not symmetric", "pass (m + m.T) / 2")
+    require_symmetric(where, name, rule, matrix)
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:

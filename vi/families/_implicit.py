@@ -4,7 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from vi._check import refusal
 
 
 @jax.custom_jvp
@@ -25,12 +28,18 @@ def with_path(
 
     where :math:`d\ell_m` is the change of :math:`\log \pi_m \prod_{j<d} f_m(z_j)`, through the
     parameters and through the :math:`dz_j` before, and :math:`d\ell` its mean under r. One scan
-    over the dimensions carries it, :math:`O(D M)`.
+    over the dimensions carries it, :math:`O(D M)`. Parameters that do not move are not
+    differentiated: JAX has no derivative of some distribution functions in some of them.
 
     Args:
         z: Draws of the mixture.
         logits: Log-weights of the components.
-        univariates: A NumPyro distribution with batch shape ``[*batch, M, D]`` and events ``[]``.
+        univariates: A NumPyro distribution with batch shape ``[*batch, M, D]``, or one that
+            broadcasts to it, and events ``[]``.
+
+    Raises:
+        ValueError: On differentiation, parameters that move and in which the distribution function
+            has no derivative.
 
     References:
         Figurnov, Mohamed and Mnih (2018), section 4 and appendix.
@@ -39,18 +48,11 @@ def with_path(
     return z
 
 
-@with_path.defjvp
 def _with_path_jvp(primals, tangents):
     z, logits, univariates = primals
     z_dot, logits_dot, univariates_dot = tangents
-    at = z[..., None, :]
-
-    def terms(univariates, at):
-        return univariates.cdf(at), univariates.log_prob(at)
-
-    (cdf, log_f), (cdf_dot, log_f_dot) = jax.jvp(
-        lambda univariates: terms(univariates, at), (univariates,), (univariates_dot,)
-    )
+    at = jnp.repeat(z[..., None, :], logits.shape[-1], axis=-2)
+    (cdf, log_f), (cdf_dot, log_f_dot) = _terms(univariates, univariates_dot, at)
     slope = jax.jvp(lambda at: univariates.log_prob(at), (at,), (jnp.ones_like(at),))[1]
     log_r = jax.nn.log_softmax(logits)[..., None] + jnp.cumsum(log_f, axis=-1) - log_f
     r = jax.nn.softmax(log_r, axis=-2)
@@ -63,7 +65,36 @@ def _with_path_jvp(primals, tangents):
         moved = -own - (spread * log_r_dot).sum(-1)
         return log_r_dot + log_f_dot + slope * moved[..., None], moved
 
-    start = jnp.zeros_like(log_r[..., 0]) + logits_dot.astype(log_r.dtype)
+    start = jnp.zeros_like(log_r[..., 0])
+    if not isinstance(logits_dot, SymbolicZero):
+        start = start + logits_dot.astype(log_r.dtype)
     by_dimension = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (spread, own, slope, log_f_dot))
     _, moved = jax.lax.scan(step, start, by_dimension)
-    return z, z_dot + jnp.moveaxis(moved, 0, -1).astype(z.dtype)
+    moved = jnp.moveaxis(moved, 0, -1).astype(z.dtype)
+    return z, moved if isinstance(z_dot, SymbolicZero) else z_dot + moved
+
+
+with_path.defjvp(_with_path_jvp, symbolic_zeros=True)
+
+
+def _terms(univariates, univariates_dot, at):
+    """Distribution functions and log-densities at points, and how they change with what moves."""
+    leaves, structure = jax.tree.flatten(univariates)
+    dots = jax.tree.leaves(univariates_dot)
+    moving = [i for i, dot in enumerate(dots) if not isinstance(dot, SymbolicZero)]
+
+    def terms(parameters):
+        inserted = dict(zip(moving, parameters, strict=True))
+        law = jax.tree.unflatten(structure, [inserted.get(i, x) for i, x in enumerate(leaves)])
+        return law.cdf(at), law.log_prob(at)
+
+    try:
+        return jax.jvp(terms, ([leaves[i] for i in moving],), ([dots[i] for i in moving],))
+    except (NotImplementedError, ValueError) as error:
+        rule = "have a distribution function with a derivative in every parameter that moves"
+        remedy = (
+            "hold that parameter by jax.lax.stop_gradient, or use numpyro's MixtureSameFamily,"
+            " which has score alone"
+        )
+        got = f"{type(univariates).__name__}: {error}"
+        raise refusal("mixture", "components", rule, got, remedy) from error

@@ -12,7 +12,12 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
-from vi.families._gaussian_checks import is_known, require_positive_diagonal, require_shape
+from vi.families._gaussian_checks import (
+    is_known,
+    require_positive_diagonal,
+    require_shape,
+    require_symmetric,
+)
 
 
 def markov(
@@ -85,8 +90,8 @@ def markov_from_precision(
         A NumPyro distribution with batch shape ``[*batch]`` and event shape ``[T, d]``.
 
     Raises:
-        ValueError: No event axes, blocks of other shapes, or a known precision that is not positive
-            definite; a traced one gives NaN.
+        ValueError: No event axes, blocks of other shapes, known diagonal blocks that are not
+            symmetric, or a known precision that is not positive definite; a traced one gives NaN.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -97,6 +102,7 @@ def markov_from_precision(
     """
     where = "markov_from_precision"
     _require_blocks(where, loc, diagonal, below)
+    require_symmetric(where, "diagonal", "have symmetric blocks", diagonal)
 
     def step(carried, blocks):
         here, after = blocks

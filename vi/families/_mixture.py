@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
+from numpyro.distributions import constraints
 
 from vi._check import is_reparameterised, refusal
 from vi.families._implicit import with_path
@@ -29,14 +30,17 @@ def mixture(logits: Float[Array, "*batch M"], components: dist.Distribution) -> 
         logits: Unnormalised log-weights ``[*batch, M]``.
         components: A NumPyro distribution with batch shape ``[*batch, M]`` and event shape ``[D]``,
             made by ``.to_event(1)`` of reparameterised univariates that have a ``cdf``: normal,
-            Laplace, logistic, Cauchy, Gumbel and others; all of one support.
+            Laplace, logistic, Cauchy, Gumbel, gamma and others; all of one support that no
+            parameter moves. Of a Student-t the degrees of freedom must be constant, and of a
+            beta both parameters: JAX has no derivative of their ``cdf`` in these.
 
     Returns:
         A NumPyro distribution with batch shape ``[*batch]`` and event shape ``[D]``.
 
     Raises:
         ValueError: Weights that do not match the components, components that are not independent
-            univariates with a distribution function.
+            univariates with a distribution function, or whose support depends on parameters; on
+            differentiation, a parameter in which the distribution function has no derivative.
 
     Examples:
         >>> import jax, jax.numpy as jnp, vi
@@ -68,6 +72,12 @@ def mixture(logits: Float[Array, "*batch M"], components: dist.Distribution) -> 
         rule = "be reparameterised univariates with a distribution function"
         remedy = "use numpyro's MixtureSameFamily, which has score alone, or component_draws"
         raise refusal(where, "components", rule, _described(components), remedy)
+    if not isinstance(components.base_dist.support, constraints.ParameterFreeConstraint):
+        rule, remedy = (
+            "have a support that no parameter moves",
+            "where they share known bounds, carry a mixture to them with vi.families.constrained",
+        )
+        raise refusal(where, "components", rule, _described(components), remedy)
     return Mixture(dist.CategoricalLogits(logits), components)
 
 
@@ -87,7 +97,7 @@ class Mixture(dist.MixtureSameFamily):
         """Draw the same, with implicit derivatives."""
         z = self.sample(key, sample_shape)
         components: Any = self.component_distribution
-        return with_path(z, self.mixing_distribution.logits, components.base_dist)
+        return with_path(z, self.mixing_distribution.logits, _unexpanded(components.base_dist))
 
 
 def component_draws(q: dist.MixtureSameFamily) -> "ComponentDraws":
@@ -206,11 +216,19 @@ def require_weights(where: str, logits, components) -> None:
 def _described(components) -> str:
     base = getattr(components, "base_dist", None)
     name = type(components).__name__
-    return name if base is None else f"{name}({type(base).__name__})"
+    return name if base is None else f"{name}({type(_unexpanded(base)).__name__})"
+
+
+def _unexpanded(univariates):
+    """What an expanded distribution repeats, which alone has the ``cdf``."""
+    if isinstance(univariates, dist.ExpandedDistribution):
+        return univariates.base_dist
+    return univariates
 
 
 def _has_cdf(univariates) -> bool:
     """NumPyro raises where it has none."""
+    univariates = _unexpanded(univariates)
     z = jax.ShapeDtypeStruct(tuple(univariates.batch_shape), jnp.result_type(float))
     try:
         jax.eval_shape(univariates.cdf, z)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.scipy.linalg import solve_triangular
 
-from vi._check import require_count
+from vi._check import refusal, require_count, require_rngs
 from vi.flows._flow import Flow, conditioned, root_width, stacked
 from vi.flows._force import once
 from vi.flows._transformers import Transformer, require_layers, require_transformer
@@ -41,8 +41,8 @@ def autoregressive(
         size: D.
         num_layers: Layers.
         transformer: ``vi.flows.affine()``, ``vi.flows.spline()``, or one of your own.
-        hidden: Sizes of the networks' hidden layers, at least D each for every dimension to be
-            seen.
+        hidden: Sizes of the networks' hidden layers, at least D - 1 each, and D with a context:
+            with fewer units some dimensions would not see all of those before them.
         context_size: Size C of the context's last axis; 0 for none.
         rngs: Where the initial weights come from.
 
@@ -50,7 +50,8 @@ def autoregressive(
         A flow; call it with a base distribution.
 
     Raises:
-        ValueError: A size or a number of layers below 1, or what is not a transformer.
+        ValueError: A size or a number of layers below 1, hidden layers that are too narrow, or what
+            is not a transformer.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
@@ -71,6 +72,7 @@ def autoregressive(
     require_transformer("autoregressive", transformer)
     require_count("autoregressive", "size", size)
     require_count("autoregressive", "num_layers", num_layers)
+    require_rngs("autoregressive", rngs)
     nets = [
         MaskedMLP(
             size,
@@ -82,6 +84,11 @@ def autoregressive(
         )
         for _ in range(num_layers)
     ]
+    least = MaskedMLP.least_width(size, context_size)
+    if min(nets[0].hidden) < least:
+        rule = f"be at least {least} wide"
+        remedy = "with fewer units than that, some dimensions do not see all of those before them"
+        raise refusal("autoregressive", "hidden", rule, nets[0].hidden, remedy)
     return Autoregressive(size, num_layers, transformer, stacked(nets), context_size)
 
 

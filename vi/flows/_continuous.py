@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vi._check import require_count
+from vi._check import refusal, require_count, require_rngs
 from vi.flows._flow import Flow, conditioned
 from vi.flows._transformers import require_layers
 from vi.networks import MLP
@@ -60,7 +60,8 @@ def continuous(
     No structure is asked of the network v: every dimension moves with every other. The inverse is
     the same equation backwards, and equals it to the solver's error, which is also that of the
     log-density; look at it by doubling ``num_steps``. Derivatives, in both modes, are those of the
-    solver's steps, through ``diffrax.DirectAdjoint``. The identity at the start.
+    solver's steps, through ``diffrax.DirectAdjoint``. The identity at the start. It does not run
+    on draws split over devices (``axis_name``): diffrax's loops do not.
 
     Args:
         size: D; the exact divergence costs D products with a Jacobian at each evaluation.
@@ -80,7 +81,8 @@ def continuous(
 
     Raises:
         ImportError: Without diffrax; ``pip install 'vi[ode]'``.
-        ValueError: A size or a number of steps below 1.
+        ValueError: A size or a number of steps below 1; when called, inputs that differ between
+            the devices of a ``jax.shard_map``.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
@@ -96,6 +98,7 @@ def continuous(
         Sutskever and Duvenaud (2019); Kidger (2021), section 5.1, for the derivatives.
     """
     diffrax = _diffrax()
+    require_rngs("continuous", rngs)
     field = MLP(
         require_count("continuous", "size", size) + 1,
         require_layers("continuous", hidden),
@@ -133,6 +136,7 @@ class Continuous(Flow):
             return self.solve(velocity, start, stop, (x, jnp.zeros((), x.dtype)), c)
 
         x = x.astype(jnp.result_type(x, *jax.tree.leaves(self.field)))
+        _require_one_device(x, context, self.field)
         if context is None:
             return jnp.vectorize(lambda x: one(x, None), signature="(d)->(d),()")(x)
         return jnp.vectorize(one, signature="(d),(c)->(d),()")(x, context)
@@ -161,6 +165,22 @@ class _Solve:
             max_steps=self.num_steps * (16 if self.controller else 1),
         )
         return jax.tree.map(lambda leaf: leaf[0], solution.ys)
+
+
+def _require_one_device(*inputs) -> None:
+    """Refuse what differs between the devices of a mesh: diffrax's loops start from what does not.
+
+    Inside ``jax.shard_map`` a loop must start from the types that it comes back with.
+    """
+    axes = frozenset().union(*(jax.typeof(leaf).mat.varying for leaf in jax.tree.leaves(inputs)))
+    if axes:
+        rule = "be the same on all devices of a jax.shard_map"
+        got = f"what differs along {', '.join(sorted(axes))}"
+        remedy = (
+            "use chunk_size in place of axis_name, or a coupling or autoregressive flow: diffrax's"
+            " loops do not run on what differs"
+        )
+        raise refusal("continuous", "the draws", rule, got, remedy)
 
 
 def _diffrax() -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vi._check import refusal, require_count
+from vi._check import refusal, require_count, require_rngs
 from vi.flows._flow import Flow, conditioned, stacked
 from vi.flows._force import once, through_elementwise
 from vi.flows._transformers import Transformer, require_layers, require_transformer
@@ -33,7 +33,9 @@ def coupling(
 
     Args:
         size: D, even.
-        num_layers: Layers; each half is transformed in every second one.
+        num_layers: Layers; each half is transformed in every second one, the second half first.
+            One layer leaves the first half as the base has it, :math:`q_0(y_a) q(y_b | y_a)`:
+            take two or more, or a partner in ``sequence`` that moves the first.
         transformer: ``vi.flows.affine()``, ``vi.flows.spline()``, or one of your own.
         hidden: Sizes of the networks' hidden layers.
         context_size: Size C of the context's last axis; 0 for none.
@@ -65,6 +67,7 @@ def coupling(
         raise refusal("coupling", "size", "be even", size, remedy)
     require_transformer("coupling", transformer)
     require_count("coupling", "num_layers", num_layers)
+    require_rngs("coupling", rngs)
     half = size // 2
     nets = [
         MLP(

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count
+from vi._check import refusal, require_batch_of, require_context, require_count
 from vi.flows._transformed import FlowTransform, Transformed
 
 Pair = tuple[Float[Array, "*shape D"], Float[Array, "*shape"]]
@@ -114,7 +114,7 @@ class Flow(nnx.Module):
         if getattr(base.support, "is_discrete", False):
             remedy = "take vi.families.bernoulli, or another discrete family, as q itself"
             raise refusal(self.name, "base", "be continuous", type(base).__name__, remedy)
-        self._require_context(context)
+        require_context(self.name, context, self.context_size)
         if context is not None and jnp.shape(context)[:-1] != base.batch_shape:
             got = f"{list(jnp.shape(context)[:-1])} against {list(base.batch_shape)}"
             remedy = "base.expand(batch), or jnp.broadcast_to the context, if meant"
@@ -161,30 +161,9 @@ class Flow(nnx.Module):
         if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != self.size:
             got, remedy = f"shape {list(jnp.shape(x))}", "the flow was made for that size"
             raise refusal(self.name, argument, f"have a last axis of {self.size}", got, remedy)
-        self._require_context(context)
-        if context is not None:
-            lead, batch = jnp.shape(x)[:-1], jnp.shape(context)[:-1]
-            if batch != lead[len(lead) - len(batch) :]:
-                got = f"{list(batch)} against {list(lead)}"
-                remedy = "jnp.broadcast_to either, if meant"
-                rule = f"have the last axes of {argument} as its batch"
-                raise refusal(self.name, "context", rule, got, remedy)
+        require_context(self.name, context, self.context_size)
+        require_batch_of(self.name, argument, jnp.shape(x)[:-1], context)
         return jnp.asarray(x)
-
-    def _require_context(self, context) -> None:
-        if context is None and self.context_size:
-            rule = f"be given, with a last axis of {self.context_size}"
-            remedy = "pass context=[*batch, C]"
-            raise refusal(self.name, "context", rule, "None", remedy)
-        if context is None:
-            return
-        got = f"shape {list(jnp.shape(context))}"
-        if self.context_size == 0:
-            remedy = "make the flow with context_size=C to take one"
-            raise refusal(self.name, "context", "be None", got, remedy)
-        if jnp.shape(context)[-1:] != (self.context_size,):
-            rule = f"have a last axis of {self.context_size}"
-            raise refusal(self.name, "context", rule, got, "the flow was made for that size")
 
 
 def no_inverse(name: str) -> NoReturn:

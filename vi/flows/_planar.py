@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vi._check import require_count
+from vi._check import require_count, require_rngs
 from vi.flows._flow import Flow
 from vi.flows._force import once
 
@@ -51,6 +51,7 @@ def planar(size: int, *, num_layers: int, context_size: int = 0, rngs: nnx.Rngs)
         Rezende and Mohamed (2015), equations 10 to 13, and appendix A.1 for the constraint.
     """
     require_count("planar", "num_layers", num_layers)
+    require_rngs("planar", rngs)
     return Planar(size, num_layers, context_size, rngs)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, is_dataclass
 import jax
 from jaxtyping import Array, Float
 
-from vi._check import name_of, refusal, require_bound, require_count, require_key
+from vi._check import name_of, refusal, require_bound, require_count, require_key, require_q
 from vi.bounds import declaration
 from vi.gradients import _engine
 from vi.gradients._engine import Evaluation
@@ -72,12 +72,14 @@ class Objective:
 
         Raises:
             ValueError: Before anything is computed: a key that is not one typed key, a K below 1 or
-                below what the bound or the rule needs, a ``q`` that is not reparameterised where
-                the rule needs it, draws coupled inside K, wrong shapes or dtypes, a ``log_joint``
-                that mutates a module, an ``axis_name`` that is no axis here or does not divide K.
+                below what the bound or the rule needs, a ``q`` that neither draws nor scores (a
+                flow that was not called), or is not reparameterised where the rule needs it, draws
+                coupled inside K, wrong shapes or dtypes, a ``log_joint`` that mutates a module, an
+                ``axis_name`` that is no axis here or does not divide K.
         """
         name = name_of(self.rule)
         require_key(name, key)
+        require_q(name, q)
         num_samples = require_count(name, "num_samples", num_samples)
         least = declaration(self.bound).min_samples
         if num_samples < least:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count
+from vi._check import refusal, require_count, require_rngs
 from vi.networks._mlp import LECUN, Activation, affine_layers, require_input, require_sizes
 
 
@@ -133,6 +133,7 @@ class ConvDecoder(nnx.Module):
 def _convolutions(channels, kernel_size: int, stride: int, rngs: nnx.Rngs) -> nnx.List:
     """Convolutions from each number of channels to the next, over pictures padded with zeros."""
     kernel, strides, dtype = (kernel_size,) * 2, (stride,) * 2, jnp.result_type(float)
+    require_rngs("networks", rngs)
     return nnx.List(
         [
             nnx.Conv(n, m, kernel, strides=strides, param_dtype=dtype, rngs=rngs)

@@ -30,8 +30,8 @@ class MaskedMLP(nnx.Module):
 
     The masks are constants: a unit of degree m sees dimensions up to m, and the outputs of
     dimension d see units of degree below d. Degrees are spread evenly over the units, from 0 where
-    there is a context, so that the first dimension depends on it too; with at least D units per
-    layer every dimension is seen.
+    there is a context, so that the first dimension depends on it too; with ``least_width`` units
+    per layer or more, D - 1 or D with a context, every output sees all that it may.
 
     Args:
         size: D.
@@ -96,6 +96,11 @@ class MaskedMLP(nnx.Module):
         y = h @ self._kernel(-1) + self.layers[-1].bias[...]
         return y.reshape(*y.shape[:-1], self.size, self.num_params)
 
+    @staticmethod
+    def least_width(size: int, context_size: int) -> int:
+        """Units that each hidden layer needs for every output to see all dimensions before it."""
+        return size - _least_degree(size, context_size > 0)
+
     def features(
         self, x: Float[Array, "*shape D"], context: Float[Array, "*batch C"] | None = None
     ) -> Float[Array, "*shape H"]:
@@ -132,8 +137,12 @@ def _masks(
     size: int, hidden: tuple[int, ...], num_params: int, has_context: bool
 ) -> list[np.ndarray]:
     """One boolean mask ``[inputs, outputs]`` per layer."""
-    least = 0 if has_context else min(1, size - 1)
+    least = _least_degree(size, has_context)
     inputs = np.arange(1, size + 1)
     degrees = [inputs, *(np.round(np.linspace(least, size - 1, n)) for n in hidden)]
     within = [before[:, None] <= after for before, after in itertools.pairwise(degrees)]
     return [*within, degrees[-1][:, None] < np.repeat(inputs, num_params)]
+
+
+def _least_degree(size: int, has_context: bool) -> int:
+    return 0 if has_context else min(1, size - 1)

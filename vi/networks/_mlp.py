@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vi._check import refusal, require_count
+from vi._check import refusal, require_batch_of, require_context, require_count, require_rngs
 
 Activation: TypeAlias = Callable[[Any], Any]
 Initializer: TypeAlias = Callable[..., Any]
@@ -91,6 +91,7 @@ class MLP(nnx.Module):
 
 def affine_layers(sizes: Sequence[int], inits: Sequence[Initializer], rngs: nnx.Rngs) -> nnx.List:
     """Affine maps from each size to the next; parameters have the default float type."""
+    require_rngs("networks", rngs)
     dtype = jnp.result_type(float)
     return nnx.List(
         [
@@ -124,26 +125,6 @@ def require_input(where: str, x, in_size: int, context, context_size: int) -> An
     if jnp.ndim(x) == 0 or jnp.shape(x)[-1] != in_size:
         rule, remedy = f"have a last axis of {in_size}", "the network was made for that size"
         raise refusal(where, "x", rule, f"shape {list(jnp.shape(x))}", remedy)
-    require_context(where, jnp.shape(x)[:-1], context, context_size)
+    require_context(where, context, context_size)
+    require_batch_of(where, "x", jnp.shape(x)[:-1], context)
     return context
-
-
-def require_context(where: str, lead: tuple[int, ...], context, size: int) -> None:
-    """Refuse a context that is missing, unasked for, or of another size or batch."""
-    if context is None and size == 0:
-        return
-    if context is None:
-        rule, remedy = f"be given, with a last axis of {size}", "pass context=[*batch, C]"
-        raise refusal(where, "context", rule, "None", remedy)
-    shape = jnp.shape(context)
-    got = f"shape {list(shape)}"
-    if size == 0:
-        raise refusal(where, "context", "be None", got, "make it with context_size=C to take one")
-    if shape[-1:] != (size,):
-        remedy = "it was made with that context_size"
-        raise refusal(where, "context", f"have a last axis of {size}", got, remedy)
-    batch = shape[:-1]
-    if batch != lead[len(lead) - len(batch) :]:
-        rule = "have the batch of what it conditions"
-        got, remedy = f"{list(batch)} against {list(lead)}", "jnp.broadcast_to either, if meant"
-        raise refusal(where, "context", rule, got, remedy)
