@@ -28,7 +28,7 @@ from experiments._run import Run
 from experiments._task import images_of
 
 INIT, DRAW = range(2)  # streams of each seed's key
-SHOWN, COLUMNS = 50, 5  # pictures of each kind
+SHOWN, COLUMNS = 49, 7  # pictures of each kind
 
 PRESET: Any = None  # the preset fills it
 Kind = Literal["standard", "mixture", "vamp", "flow"]
@@ -77,7 +77,7 @@ WHOLE: dict[str, Any] = dict(eval_samples=5000, test_images=None)
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": CPU | dict(
         priors=("standard", "vamp"), num_steps=20, annealed_steps=5, hidden=16, latent=4,
-        num_components=5, num_layers=2, flow_hidden=8, eval_samples=10, test_images=50,
+        num_components=7, num_layers=2, flow_hidden=8, eval_samples=10, test_images=50,
     ),
     "cpu": CPU,
     "digits-cpu": CPU | dict(

@@ -248,7 +248,7 @@ REFUSED = {
     ),
     "variances": (
         lambda: low_rank(ZERO, factor=jnp.ones((2, 1)), variances=jnp.zeros(2)),
-        "variances must be positive .got 0 as its least entry",
+        "variances must be positive and finite .got 0.;",
     ),
     "blocks": (lambda: block_diagonal(ZERO, (EYE, EYE)), "sizes that sum to D"),
     "block batch": (
@@ -279,11 +279,11 @@ REFUSED = {
     ),
     "scale 0 in float32": (
         lambda: normal(ZERO, scale=np.full(2, 1e-60)),
-        "normal: scale must be positive .got 0 as its least entry",
+        "normal: scale must be positive and finite .got 0.;",
     ),
     "scale flushed to 0": (
         lambda: normal(ZERO, scale=np.full(2, 1e-40)),
-        "normal: scale must be positive .got 0 as its least entry",
+        "normal: scale must be positive and finite .got 0.;",
     ),
     "covariance indefinite in float32": (
         lambda: full_rank(ZERO, covariance=NEARLY_SINGULAR),

@@ -372,7 +372,7 @@ X = jnp.zeros((3, 2))
 REFUSALS = {
     "a scale of 0": (
         lambda: lik.normal(X, scale=0.0),
-        "likelihoods.normal: scale must be positive and finite (got 0.0);",
+        "likelihoods.normal: scale must be positive and finite (got 0);",
     ),
     "one negative scale": (
         lambda: lik.laplace(X, scale=jnp.array([1.0, -2.0])), "laplace: scale must be positive",

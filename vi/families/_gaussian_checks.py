@@ -1,16 +1,10 @@
 """What the Gaussian families ask of locations, spreads and matrices."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from vi._check import refusal
-
-
-def is_known(*values) -> bool:
-    """Whether every value can be looked at now: none is traced."""
-    return not any(isinstance(value, Tracer) for value in values)
+from vi._known import as_used, is_known, require_positive
 
 
 def require_axis(where: str, loc) -> None:
@@ -26,22 +20,6 @@ def require_shape(where: str, name: str, value, shape: tuple[int, ...], letters:
         got = f"shape {list(jnp.shape(value))} instead of {list(shape)}"
         remedy = "give it the batch of loc, with jnp.broadcast_to if all entries share it"
         raise refusal(where, name, f"be {letters}", got, remedy)
-
-
-def as_used(value) -> np.ndarray:
-    """A known value as JAX computes with it: float32 but where x64 is on, and 0 below its range."""
-    value = np.asarray(value)
-    value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        value = np.where(np.abs(value) < jnp.finfo(value.dtype).tiny, np.zeros_like(value), value)
-    return value
-
-
-def require_positive(where: str, name: str, value, remedy: str) -> None:
-    """Refuse a known value with an entry at or below 0 as it is used, or that is not a number."""
-    if is_known(value) and not (as_used(value) > 0).all():
-        smallest = f"{as_used(value).min():.3g} as its least entry"
-        raise refusal(where, name, "be positive", smallest, remedy)
 
 
 def require_symmetric(where: str, name: str, rule: str, matrix) -> None:

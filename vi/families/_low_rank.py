@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
-from vi.families._gaussian_checks import require_axis, require_positive, require_shape
+from vi._known import require_positive
+from vi.families._gaussian_checks import require_axis, require_shape
 
 
 def low_rank(

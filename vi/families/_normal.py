@@ -5,7 +5,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from vi._check import refusal
-from vi.families._gaussian_checks import require_axis, require_positive
+from vi._known import require_positive
+from vi.families._gaussian_checks import require_axis
 
 
 def normal(

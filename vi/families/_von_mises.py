@@ -10,7 +10,8 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 from numpyro.distributions.util import validate_sample
 
-from vi.families._gaussian_checks import require_axis, require_positive, require_shape
+from vi._known import require_positive
+from vi.families._gaussian_checks import require_axis, require_shape
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2  # on [0, 1]

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import require_count
-from vi.likelihoods._parameters import require_positive
+from vi._known import require_positive
+from vi.likelihoods._parameters import LEARN_IT
 
 
 def bits_per_dimension(
@@ -44,5 +45,5 @@ def bits_per_dimension(
         Theis, van den Oord and Bethge (2016), section 3.1.
     """
     require_count("bits_per_dimension", "num_dimensions", num_dimensions)
-    require_positive("bits_per_dimension", "bin_width", bin_width)
+    require_positive("bits_per_dimension", "bin_width", bin_width, LEARN_IT)
     return (-jnp.asarray(log_prob) / num_dimensions - jnp.log(bin_width)) / math.log(2)

@@ -10,9 +10,10 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi._check import require_count
+from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
 from vi.likelihoods._levels import Levels, log_logistic_mass
-from vi.likelihoods._parameters import require_interval, require_positive, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, require_interval, require_trailing
 
 
 def discretised_logistic(
@@ -66,7 +67,7 @@ def discretised_logistic(
     where = "discretised_logistic"
     require_grid(where, low, high, num_levels)
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
-    require_positive(where, "scale", scale)
+    require_positive(where, "scale", scale, LEARN_IT)
     return observation(where, DiscretisedLogistic(loc, scale, low, high, num_levels), event_ndims)
 
 

@@ -9,10 +9,11 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
+from vi._known import require_positive
 from vi.likelihoods._discretised_logistic import DiscretisedLogistic, require_grid
 from vi.likelihoods._event import Observation, observation
 from vi.likelihoods._levels import Levels
-from vi.likelihoods._parameters import require_positive, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, require_trailing
 
 
 def discretised_logistic_mixture(
@@ -65,7 +66,7 @@ def discretised_logistic_mixture(
         remedy = "give each component its logit, on the last axis"
         raise refusal(where, "logits", "have the shape of loc, [..., M]", got, remedy)
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
-    require_positive(where, "scale", scale)
+    require_positive(where, "scale", scale, LEARN_IT)
     components = DiscretisedLogistic(loc, scale, low, high, num_levels)
     return observation(where, DiscretisedMixture(logits, components), event_ndims)
 

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import beside, require_positive, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
 
 
 def laplace(
@@ -40,5 +41,5 @@ def laplace(
         -6.0
     """
     require_trailing("laplace", "scale", scale, "loc", jnp.shape(loc))
-    require_positive("laplace", "scale", scale)
+    require_positive("laplace", "scale", scale, LEARN_IT)
     return observation("laplace", dist.Laplace(loc, beside(loc, scale)), event_ndims)

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
+from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import beside, require_positive, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
 
 
 def normal(
@@ -43,5 +44,5 @@ def normal(
     """
     where = "likelihoods.normal"
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
-    require_positive(where, "scale", scale)
+    require_positive(where, "scale", scale, LEARN_IT)
     return observation(where, dist.Normal(loc, beside(loc, scale)), event_ndims)

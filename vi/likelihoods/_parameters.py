@@ -2,9 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from vi._check import refusal
+from vi._known import is_known
+
+LEARN_IT = "learn it through jnp.exp, jax.nn.softplus or vi.likelihoods.clamped_scale"
 
 
 def require_trailing(where: str, name: str, value, of: str, full: tuple[int, ...]) -> None:
@@ -21,20 +23,9 @@ def beside(loc, value):
     return jnp.asarray(value, jnp.result_type(loc, value))
 
 
-def require_positive(where: str, name: str, value) -> None:
-    """Refuse a known value that is not positive and finite."""
-    if isinstance(value, Tracer):
-        return
-    known = np.asarray(value)
-    wrong = ~((known > 0) & np.isfinite(known))
-    if wrong.any():
-        remedy = "learn it through jnp.exp, jax.nn.softplus or vi.likelihoods.clamped_scale"
-        raise refusal(where, name, "be positive and finite", known[wrong].flat[0], remedy)
-
-
 def require_interval(where: str, low: float, high: float) -> None:
     """Refuse ends that are not two known, finite numbers in order."""
-    if isinstance(low, Tracer) or isinstance(high, Tracer):
+    if not is_known(low, high):
         remedy = "they are the data's own: pass Python numbers"
         raise refusal(where, "low and high", "be known", "a traced value", remedy)
     if not (np.ndim(low) == np.ndim(high) == 0 and np.isfinite([low, high]).all() and low < high):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import refusal
-from vi.likelihoods._parameters import require_interval, require_positive, require_trailing
+from vi._known import require_positive
+from vi.likelihoods._parameters import LEARN_IT, require_interval, require_trailing
 
 
 def clamped_scale(
@@ -38,7 +39,7 @@ def clamped_scale(
         [0.1 0.1]
     """
     require_interval("clamped_scale", low, high)
-    require_positive("clamped_scale", "low", low)
+    require_positive("clamped_scale", "low", low, LEARN_IT)
     share = 0.5 + jnp.arctan(raw) / jnp.pi
     return jnp.exp(math.log(low) + math.log(high / low) * share)
 

@@ -6,8 +6,9 @@ from jax.scipy.special import betaln
 from jaxtyping import Array, Float
 from numpyro.distributions.util import validate_sample
 
+from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import beside, require_positive, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
 
 
 def student_t(
@@ -47,7 +48,7 @@ def student_t(
     """
     for name, value in (("df", df), ("scale", scale)):
         require_trailing("student_t", name, value, "loc", jnp.shape(loc))
-        require_positive("student_t", name, value)
+        require_positive("student_t", name, value, LEARN_IT)
     base = StudentT(beside(loc, df), loc, beside(loc, scale))
     return observation("student_t", base, event_ndims)
 
