@@ -111,8 +111,9 @@ def main(Config: type[Common], presets: Presets, experiment: Experiment) -> None
 def execute(config: Common, presets: Presets, experiment: Experiment, name: str) -> Record:
     """What ``main`` does once the flags are parsed; an experiment that finished is only shown."""
     config = resolve(config, presets)
-    is_file = config.data.endswith(".npz")
-    data = pathlib.PurePath(config.data).stem if is_file else re.sub(r"[/:]", "-", config.data)
+    is_file = ".npz" in config.data
+    data = pathlib.PurePath(config.data).name.replace(".npz", "") if is_file else config.data
+    data = re.sub(r"[/:]", "-", data)
     default = pathlib.Path("runs", name, f"{data}-{config.preset}-{config.seed}")
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     settings = {k: v for k, v in fields.items() if k not in NOT_PROTOCOL}
@@ -136,7 +137,7 @@ def _parse(Config: type[Common], presets: Presets, experiment: Experiment, name:
     flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]
     chosen, _ = tyro.cli(_Chosen, args=flags, return_unknown_args=True, add_help=False)
     _check_presets(Config, presets)
-    named = Config(data=chosen.data)
+    named = Config() if chosen.data is None else Config(data=chosen.data)
     if chosen.preset in get_args(get_type_hints(Config)["preset"]):
         named = dataclasses.replace(named, preset=chosen.preset)
     default = _filled(named, presets)
@@ -161,7 +162,7 @@ def _parse(Config: type[Common], presets: Presets, experiment: Experiment, name:
 @dataclass(frozen=True)
 class _Chosen:
     preset: str = Common.preset
-    data: str = Common.data
+    data: str | None = None
 
 
 def _check_presets(Config: type[Common], presets: Presets) -> None:

@@ -4,6 +4,7 @@ The suite is nearly all compilation, so XLA compiles it fast, for code that runs
 ``XLA_FLAGS`` yourself, to nothing even, to run what is run outside of the tests.
 """
 
+import gc
 import os
 import signal
 
@@ -36,6 +37,14 @@ def _with_numpyros_keys(run):
             run()
 
     return wrapped
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled_heap():
+    """Keep the collector from walking again over every program compiled so far."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ def test_a_model_is_read_as_another_and_stays_what_it_was(greys):
     assert (other.observation(z).log_prob(x) < model.observation(z).log_prob(x)).all()
 
 
+@pytest.mark.slow
 def test_a_run_writes_every_metric(tmp_path):
     config = likelihoods.Config(preset="smoke", progress=False, out=tmp_path)
     record = execute(config, likelihoods.PRESETS, likelihoods.experiment, "likelihoods")

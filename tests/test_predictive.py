@@ -110,7 +110,7 @@ def test_what_was_missing_is_filled_in_with_its_conditional_law():
 
 
 def test_imputing_refuses_masks_and_decoders_that_do_not_fit():
-    x, key = jnp.zeros((2, 3)), jax.random.key(0)
+    x, keys = jnp.zeros((2, 3)), iter(jax.random.split(jax.random.key(0), 5))
     q = vi.families.normal(jnp.zeros((2, 2)), scale=jnp.ones((2, 2)))
 
     def log_joint(z):
@@ -118,12 +118,70 @@ def test_imputing_refuses_masks_and_decoders_that_do_not_fit():
 
     impute = vi.predictive.impute
     with pytest.raises(ValueError, match="impute: observed must be boolean of shape"):
-        impute(key, q, log_joint, decode, x, jnp.ones((2, 3)), num_samples=4)
+        impute(next(keys), q, log_joint, decode, x, jnp.ones((2, 3)), num_samples=4)
     seen = jnp.ones((2, 4), bool)
     with pytest.raises(ValueError, match="impute: likelihood must have the shape of value"):
-        impute(key, q, log_joint, decode, jnp.zeros((2, 4)), seen, num_samples=4)
+        impute(next(keys), q, log_joint, decode, jnp.zeros((2, 4)), seen, num_samples=4)
+    known = jnp.ones((2, 3), bool)
+    with pytest.raises(ValueError, match="impute: summary must have the shape of value"):
+        impute(
+            next(keys),
+            q,
+            log_joint,
+            decode,
+            x,
+            known,
+            num_samples=4,
+            summary=lambda p: p.mean[..., :1],
+        )
+    with pytest.raises(ValueError, match=r"generate: sample_shape must be a tuple \(got 4\)"):
+        vi.predictive.generate(next(keys), PRIOR, decode, 4)
     with pytest.raises(ValueError, match="impute: num_samples must be an integer"):
-        impute(key, q, log_joint, decode, x, jnp.ones((2, 3), bool), num_samples=0)
+        impute(next(keys), q, log_joint, decode, x, jnp.ones((2, 3), bool), num_samples=0)
+
+
+def test_classes_are_filled_in_with_draws():
+    """Two pixels of three classes that always agree: the gap is what its neighbour says."""
+    sure = 20 * jnp.eye(3)
+
+    def decode_class(z):
+        return vi.likelihoods.categorical(jnp.broadcast_to(z[..., None, :], (*z.shape[:-1], 2, 3)))
+
+    class Corners:
+        def sample(self, key, sample_shape=()):
+            return sure[jax.random.randint(key, (*sample_shape, 4), 0, 3)]
+
+        def log_prob(self, z):
+            return jnp.full(z.shape[:-1], -jnp.log(3.0))
+
+    x, q = jnp.array([[0, 9], [1, 9], [2, 9], [1, 9]]), Corners()
+    seen = jnp.array([[True, False]] * 4)
+
+    def log_joint(z):
+        return vi.likelihoods.masked(decode_class(z), seen).log_prob(x) + q.log_prob(z)
+
+    filled = vi.predictive.impute(
+        jax.random.key(0), q, log_joint, decode_class, x, seen,
+        num_samples=60, num_draws=5, summary=None,
+    )  # fmt: skip
+    assert filled.mean is None
+    np.testing.assert_array_equal(filled.draws, jnp.broadcast_to(x[:, :1], (5, 4, 2)))
+
+
+def test_where_no_weight_is_left_nothing_is_made_up():
+    x, seen = jnp.array([[0.5, jnp.nan, 0.2]]), jnp.array([[True, False, True]])
+    q = vi.families.normal(jnp.zeros((1, 2)), scale=jnp.ones((1, 2)))
+
+    def impossible(z):
+        return jnp.full(z.shape[:-1], -jnp.inf)
+
+    filled = vi.predictive.impute(
+        jax.random.key(0), q, impossible, decode, x, seen, num_samples=5, num_draws=3
+    )
+    assert np.isnan(filled.effective_samples).all()
+    assert np.isnan(filled.mean[~seen]).all()
+    assert np.isnan(filled.draws[:, ~seen]).all()
+    assert (filled.draws[:, seen] == x[seen]).all()
 
 
 def test_a_way_passes_both_ends_and_a_sphere_keeps_lengths():
@@ -140,6 +198,26 @@ def test_a_way_passes_both_ends_and_a_sphere_keeps_lengths():
     line = vi.predictive.straight(start, end, at)
     assert jnp.linalg.norm(line[4, 0]) < 2.2
     np.testing.assert_allclose(circle[:, 1:], line[:, 1:], atol=1e-6)  # the same direction; zero
+
+
+@pytest.mark.parametrize("angle", [1e-4, 0.1, 1.5, 3.0, 3.138])
+def test_a_great_circle_keeps_its_digits_and_its_derivative(angle):
+    start = jnp.array([3.0, 0.0])
+    end = 3.0 * jnp.array([np.cos(angle), np.sin(angle)], jnp.float32)
+    value, slope = jax.jvp(
+        lambda a: vi.predictive.spherical(a, end, jnp.float32(0.3)), (start,), (jnp.ones(2),)
+    )
+    truth = 3.0 * np.array([np.cos(0.3 * angle), np.sin(0.3 * angle)])
+    np.testing.assert_allclose(value, truth, atol=1e-3 if angle > 3.1 else 1e-5)
+    assert np.isfinite(slope).all()
+
+
+def test_opposite_ends_are_joined_by_the_line():
+    start = jnp.array([3.0, -1.0])
+    half = vi.predictive.spherical(start, -start, jnp.float32(0.5))
+    np.testing.assert_allclose(half, 0.0, atol=1e-6)
+    slope = jax.jacobian(lambda a: vi.predictive.spherical(a, -start, jnp.float32(0.5)))(start)
+    assert np.isfinite(slope).all()
 
 
 def test_a_way_through_named_latents():

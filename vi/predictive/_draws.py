@@ -47,6 +47,9 @@ def generate(
     Returns:
         Latents, the observation model at them, and data.
 
+    Raises:
+        ValueError: A sample shape that is no tuple.
+
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
         >>> decoder = lambda z: vi.likelihoods.bernoulli(z @ jnp.ones((2, 6)))
@@ -56,6 +59,9 @@ def generate(
         ((5, 6), (5, 6))
     """
     require_key("generate", key)
+    if not isinstance(sample_shape, tuple):
+        remedy = "pass (num,) for so many"
+        raise refusal("generate", "sample_shape", "be a tuple", repr(sample_shape), remedy)
     latent_key, value_key = jax.random.split(key)
     z = prior.sample(latent_key, sample_shape)
     observation = likelihood(z)

@@ -1,5 +1,6 @@
 """Filling in what was not observed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,13 +17,15 @@ class Imputed(NamedTuple):
     """Completed data; what was observed is kept as it is.
 
     Attributes:
-        mean: With the posterior mean in the gaps, ``[*batch, *event]``: least squared error.
+        mean: With the posterior mean in the gaps, ``[*batch, *event]``: least squared error; None
+            where no summary was asked for.
         draws: With draws of the posterior predictive, ``[num_draws, *batch, *event]``: multiple
             imputation, for whatever is computed next.
-        effective_samples: Of the weights, ``[*batch]``, of num_samples.
+        effective_samples: Of the weights, ``[*batch]``, of num_samples; NaN where all weights are
+            zero or one is NaN, and with it what fills the gaps there (whole numbers excepted).
     """
 
-    mean: Float[Array, "..."]
+    mean: Float[Array, "..."] | None
     draws: Float[Array, "..."]
     effective_samples: Float[Array, "*batch"]
 
@@ -37,7 +40,7 @@ def impute(
     *,
     num_samples: int,
     num_draws: int = 1,
-    summary: Callable[[Any], Array] = mean,
+    summary: Callable[[Any], Array] | None = mean,
 ) -> Imputed:
     r"""Complete data by self-normalised importance weighting.
 
@@ -58,14 +61,15 @@ def impute(
         observed: Of the shape of ``value``; True where it was observed.
         num_samples: K.
         num_draws: Completed data sets.
-        summary: Of p(x | z), what is averaged; its mean by default.
+        summary: Of p(x | z), what is averaged, of the shape of the data; its mean by default. None
+            for classes, which have none: use the draws.
 
     Returns:
         The completed data, and the effective number of samples.
 
     Raises:
         ValueError: A mask of another shape or type, fewer than one sample or draw, or observations
-            of another shape than the data.
+            or a summary of another shape than the data.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
@@ -97,19 +101,25 @@ def impute(
     log_p = log_joint(z)
     log_p = log_p[0] if isinstance(log_p, tuple) else log_p
     log_w = log_ratio("impute", num_samples, log_p, q.log_prob(z))
-    means = summary(likelihood(z))
     weights = jax.nn.softmax(log_w, axis=0)
     picked = _resample(pick_key, weights, num_draws)
     values = likelihood(jax.tree.map(lambda leaf: _take(leaf, picked), z)).sample(value_key)
-    if jnp.shape(values)[1:] != jnp.shape(value):
-        got = f"{list(jnp.shape(values)[1:])} instead of {list(jnp.shape(value))}"
-        remedy = "decode whole data, [K, *batch, *event]"
-        raise refusal("impute", "likelihood", "have the shape of value", got, remedy)
-    return Imputed(
-        jnp.where(observed, value, (_lead(weights, means) * means).sum(0)),
-        jnp.where(observed, value, values),
-        1 / (weights**2).sum(0),
-    )
+    _require_shape("likelihood", values, value, "decode whole data, [K, *batch, *event]")
+    size = 1 / (weights**2).sum(0)
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        values = jnp.where(_lead(jnp.isnan(size), values[0]), jnp.nan, values)
+    average = None
+    if summary is not None:
+        each = summary(likelihood(z))
+        _require_shape("summary", each, value, "for classes pass None, and use the draws")
+        average = jnp.where(observed, value, (_lead(weights, each) * each).sum(0))
+    return Imputed(average, jnp.where(observed, value, values), size)
+
+
+def _require_shape(name: str, made: Array, value: Array, remedy: str) -> None:
+    if jnp.shape(made)[1:] != jnp.shape(value):
+        got = f"{list(jnp.shape(made)[1:])} instead of {list(jnp.shape(value))}"
+        raise refusal("impute", name, "have the shape of value", got, remedy)
 
 
 def _resample(key: Key, weights: Float[Array, "K *batch"], num_draws: int) -> Array:
@@ -117,8 +127,8 @@ def _resample(key: Key, weights: Float[Array, "K *batch"], num_draws: int) -> Ar
     batch = weights.shape[1:]
     cumulative = jnp.cumsum(weights.reshape(len(weights), -1), axis=0)
     levels = jax.random.uniform(key, (num_draws, cumulative.shape[1]), weights.dtype)
-    search = jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)
-    index = search(cumulative, levels * cumulative[-1])
+    search = functools.partial(jnp.searchsorted, side="right")  # never one of weight zero
+    index = jax.vmap(search, in_axes=1, out_axes=1)(cumulative, levels * cumulative[-1])
     return jnp.minimum(index, len(weights) - 1).reshape(num_draws, *batch)
 
 

@@ -10,6 +10,8 @@ from vi._check import refusal, require_count
 from vi.predictive._draws import Decoder
 from vi.types import Latent
 
+_NEARLY = 2e-3  # of an angle: below it the sine of the angle has too few digits to divide by
+
 
 def straight(
     start: Float[Array, "... D"], end: Float[Array, "... D"], at: Float[Array, ""]
@@ -32,7 +34,9 @@ def spherical(
     .. math:: \frac{\sin((1 - t) \omega)}{\sin \omega} a + \frac{\sin(t \omega)}{\sin \omega} b,
               \qquad \cos \omega = \frac{a \cdot b}{\|a\| \|b\|}
 
-    Where the two point the same way, or one is 0, it is the line.
+    Where the two point the same way, or one is 0, it is the line; so it is where they are opposite
+    (to 2e-3 in the angle; in one dimension, where their signs differ): no great circle is singled
+    out there, and the way leads through 0.
 
     Args:
         start: Latents, the last axis their D dimensions.
@@ -42,18 +46,21 @@ def spherical(
     References:
         Shoemake (1985); White (2016), section 2.1.
     """
-    lengths = jnp.linalg.norm(start, axis=-1, keepdims=True) * jnp.linalg.norm(
-        end, axis=-1, keepdims=True
-    )
-    dot = (start * end).sum(-1, keepdims=True)
-    cosine = jnp.where(lengths > 0, dot / jnp.where(lengths > 0, lengths, 1.0), 1.0)
-    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    unit_start, unit_end = _unit(start), _unit(end)
+    apart = ((unit_start - unit_end) ** 2).sum(-1, keepdims=True)
+    together = ((unit_start + unit_end) ** 2).sum(-1, keepdims=True)
+    is_zero = (unit_start == 0).all(-1, keepdims=True) | (unit_end == 0).all(-1, keepdims=True)
+    is_line = is_zero | (jnp.minimum(apart, together) < _NEARLY**2)
+    angle = 2 * jnp.arctan2(*(jnp.sqrt(jnp.where(is_line, 1.0, s)) for s in (apart, together)))
     sine = jnp.sin(angle)
-    is_line = sine < 1e-4
-    sine = jnp.where(is_line, 1.0, sine)
     first = jnp.where(is_line, 1 - at, jnp.sin((1 - at) * angle) / sine)
     last = jnp.where(is_line, at, jnp.sin(at * angle) / sine)
     return first * start + last * end
+
+
+def _unit(vector: Array) -> Array:
+    square = (vector**2).sum(-1, keepdims=True)
+    return vector / jnp.sqrt(jnp.where(square > 0, square, 1.0))
 
 
 def interpolate(
@@ -94,6 +101,9 @@ def interpolate(
         got = f"{shapes[0]} and {shapes[1]}"
         remedy = "pair each start with its end"
         raise refusal("interpolate", "start and end", "have the same shapes", got, remedy)
-    stops = jnp.linspace(0.0, 1.0, num_points)
-    way = jax.vmap(lambda at: jax.tree.map(lambda a, b: path(a, b, at), start, end))(stops)
-    return likelihood(way)
+
+    def along(a, b):
+        stops = jnp.linspace(0.0, 1.0, num_points, dtype=jnp.result_type(a, b))
+        return jax.vmap(lambda at: path(a, b, at))(stops)
+
+    return likelihood(jax.tree.map(along, start, end))
