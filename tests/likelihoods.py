@@ -63,8 +63,12 @@ def real_line(num_nodes=20_000):
 
 def logistic_levels(loc, scale, edges, x):
     """The log-probability of a rounded logistic by differences, on the side where they are good."""
-    ends = np.concatenate([[-np.inf], edges, [np.inf]])
-    below, above = ends[x.astype(int)], ends[x.astype(int) + 1]
+    ends = np.pad(edges, [(0, 0)] * (edges.ndim - 1) + [(1, 1)], constant_values=np.inf)
+    ends[..., 0] = -np.inf
+    shape = np.broadcast_shapes(x.shape, ends.shape[:-1])
+    ends = np.broadcast_to(ends, (*shape, ends.shape[-1]))
+    index = np.broadcast_to(x, shape).astype(int)[..., None]
+    below, above = (np.take_along_axis(ends, i, -1)[..., 0] for i in (index, index + 1))
     flip = np.sign(loc - (below + above) / 2)
     flip = np.where(np.isfinite(flip) & (flip != 0), flip, 1.0)
     low, high = flip * (below - loc) / scale, flip * (above - loc) / scale
@@ -78,7 +82,6 @@ REAL = [0.0, 0.1, -10.0, 1e4]
 COUNTS = [0, 1, 3, 8, 30, 1000, 100_000]
 GRID = {"low": -1.0, "high": 1.0, "num_levels": 16}
 EDGES = -1 + 2 / 15 * (np.arange(15) + 0.5)
-CUTS = np.array([-1.0, 0.25, 4.0])
 NOT_COUNTS = {
     -1: "whole numbers of at least 0 (got -1,",
     0.5: "whole numbers of at least 0 (got 0.5,",
@@ -202,12 +205,18 @@ LIKELIHOODS = {
         {3: "whole levels from 0 to 2 (got 3,", 0.5: "(got 0.5,", -1: "(got -1,"},
     ),
     "ordinal": Row(
-        lambda p, **o: lik.ordinal(
-            p["predictor"], cutpoints=CUTS.astype(p["predictor"].dtype), **o
-        ),
-        {"predictor": np.array([0.0, 0.3, -2.0, 3.5])},
-        lambda p, x: logistic_levels(p["predictor"], 1.0, CUTS, x),
-        np.arange(4), {"predictor": LOGITS}, [0, 3, 1, 2],
+        lambda p, **o: lik.ordinal(p["predictor"], cutpoints=p["cutpoints"], **o),
+        {
+            "predictor": np.array([0.0, 0.3, -2.0, 3.5]),
+            "cutpoints": np.array([[-1.0, 0.25, 4.0], [-3.0, 0.0, 0.2]] * 2),
+        },
+        lambda p, x: logistic_levels(p["predictor"], 1.0, p["cutpoints"], x),
+        np.arange(4),
+        {
+            "predictor": LOGITS,
+            "cutpoints": [[-1.0, 0.25, 4.0], [-1e4, 0.0, 1e4], [0.0, 1e-6, 2e-6]],
+        },
+        [0, 3, 1, 2],
         {4: "whole levels from 0 to 3 (got 4,", 0.5: "(got 0.5,", -1: "(got -1,"},
     ),
     "poisson": Row(

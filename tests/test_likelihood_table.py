@@ -13,6 +13,7 @@ from likelihoods import DRAWN, ELEMENTWISE, LIKELIHOODS
 
 import vi
 
+POSITIVE = {"scale", "df", "r"}
 SLOW = {"zero_inflated_negative_binomial"}  # its two parts have rows of their own
 
 
@@ -68,23 +69,77 @@ def hard(row):
 
 @each
 def test_extremes_are_finite_and_float32_is_float64(name):
-    """To 1e-5 of the value, or 2e-6 nats where that is more; the gradient is finite too."""
+    """To 1e-5 of the value, or 2e-6 nats where that is more; slopes to 1e-4.
+
+    The slope in a positive parameter below 1 is taken per e-fold, as such a one is learned.
+    """
     row = LIKELIHOODS[name]
     params, x = hard(row)
 
     def both(params, x):
         value, back = jax.vjp(lambda p: log_prob_of(row)(p, x), params)
-        return value, back(jnp.ones_like(value))[0]
+        slopes = back(jnp.ones_like(value))[0]
+        unit = {n: jnp.minimum(v, 1) if n in POSITIVE else 1 for n, v in params.items()}
+        return value, {n: slope * unit[n] for n, slope in slopes.items()}
 
     single, slopes = jax.device_get(jax.jit(both)(params, x))
     with jax.enable_x64(True):
         wide = {name: np.float64(value) for name, value in params.items()}
-        double = jax.device_get(jax.jit(log_prob_of(row))(wide, np.float64(x)))
+        double, truths = jax.device_get(jax.jit(both)(wide, np.float64(x)))
     assert single.dtype == np.float32
     assert double.dtype == np.float64
-    for leaf in jax.tree.leaves((single, double, slopes)):
+    for leaf in jax.tree.leaves((single, double, slopes, truths)):
         assert np.isfinite(leaf).all()
     np.testing.assert_allclose(single, double, rtol=1e-5, atol=2e-6)
+    for of, slope in slopes.items():
+        np.testing.assert_allclose(slope, truths[of], rtol=1e-4, atol=2e-6, err_msg=of)
+
+
+@each
+def test_integers_and_half_precision_are_computed_in_float32(name):
+    """Whole parameters, which every one of these dtypes holds."""
+    row = LIKELIHOODS[name]
+    x = row.values(2, 3)
+    value = jax.jit(log_prob_of(row))
+
+    def of(dtype):
+        return {n: np.ceil(leaf).astype(dtype) for n, leaf in row.tiled(2, 3).items()}
+
+    for dtype in (jnp.int32, jnp.float16):
+        ours = value(of(dtype), x)
+        assert ours.dtype == jnp.float32
+        chex.assert_trees_all_close(ours, value(of(np.float32), x), rtol=1e-5, atol=1e-6)
+    assert jax.eval_shape(value, of(jnp.bfloat16), x).dtype == jnp.float32
+
+
+@each
+def test_expands_and_maps_as_an_object(name):
+    """As a NumPyro plate does that has an axis which the parameters lack."""
+    row = LIKELIHOODS[name]
+    size = 3
+    params, x = row.tiled(2, size), row.values(4, 2, size)
+    wide = row.make(params).expand((4, 2))
+    assert isinstance(wide, vi.likelihoods.Observation)
+    assert (wide.batch_shape, wide.event_shape) == ((4, 2), (size,))
+    for wrong in (x[:, :1], x[..., :1], x[:3]):
+        with pytest.raises(ValueError, match=r"log_prob: value must fit the parameters"):
+            wide.log_prob(wrong)
+
+    @jax.jit
+    def every_way(params, x):
+        likelihood = row.make(params)
+        many = row.make(jax.tree.map(lambda p: jnp.broadcast_to(p, (4, *p.shape)), params))
+        ways = [likelihood.expand((4, 2)).log_prob(x)]
+        ways.append(jax.vmap(lambda likelihood, x: likelihood.log_prob(x))(many, x))
+        if not row.joint:
+            seen = jnp.ones((2, size), bool)
+            ways.append(vi.likelihoods.masked(likelihood.expand((4, 2)), seen).log_prob(x))
+            ways.append(vi.likelihoods.masked(likelihood, seen).expand((4, 2)).log_prob(x))
+        return many.log_prob(x), ways
+
+    truth, ways = every_way(params, x)
+    for way in ways:
+        chex.assert_trees_all_close(way, truth, rtol=1e-5, atol=1e-5)
 
 
 @each
@@ -187,7 +242,7 @@ def chi_square(counts, mass):
 
 @elementwise
 def test_masked_is_the_sum_over_what_is_observed(name):
-    """Value and gradient, with NaN and the impossible where nothing was observed."""
+    """Value and gradient; NaN, the impossible and parameters of NaN where nothing was observed."""
     row = LIKELIHOODS[name]
     params, x = row.tiled(3, 2, 4), row.values(2, 4)
     mask = np.array([[True, False, True, False], [False, False, False, False]])
@@ -210,7 +265,10 @@ def test_masked_is_the_sum_over_what_is_observed(name):
 
         return jax.jit(both)
 
-    value, gradient = with_gradient(ours)(params, mask, holed)
+    def at_gaps(p):
+        return np.where(np.reshape(mask, (*mask.shape, *[1] * (p.ndim - 3))), p, np.float32(np.nan))
+
+    value, gradient = with_gradient(ours)(jax.tree.map(at_gaps, params), mask, holed)
     truth = with_gradient(kept)(params, x)
     chex.assert_trees_all_close((value, gradient), truth, rtol=1e-5, atol=1e-6)
     assert (value[:, 1] == 0).all()

@@ -204,6 +204,52 @@ def test_several_documents_may_be_one_datum():
         chex.assert_trees_all_close(log_p, of_each.sum(-1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [lik.multinomial, lik.bag_of_words])
+def test_a_banned_word_that_does_not_occur_is_no_word(make):
+    """A logit of minus infinity, at a count of 0: the document over the words that remain."""
+
+    @jax.jit
+    def both(logits, counts):
+        banned = jnp.concatenate([logits, jnp.full(1, -jnp.inf)])
+        log_prob = lambda logits: make(logits).log_prob(jnp.append(counts, 0))  # noqa: E731
+        along = jnp.arange(4.0)
+        ours = jax.value_and_grad(log_prob)(banned), jax.jvp(log_prob, (banned,), (along,))[1]
+        fewer = lambda logits: make(logits).log_prob(counts)  # noqa: E731
+        truth = jax.value_and_grad(fewer)(logits), jax.jvp(fewer, (logits,), (along[:3],))[1]
+        return ours, truth
+
+    for counts in ([1, 0, 2], [3, 0, 40]):
+        ((value, slope), turn), ((truth, of_fewer), turn_of_fewer) = both(
+            jnp.array([0.3, -1.0, 2.0]), jnp.array(counts)
+        )
+        np.testing.assert_allclose(value, truth, rtol=1e-6)
+        np.testing.assert_allclose(slope, jnp.append(of_fewer, 0.0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(turn, turn_of_fewer, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rate_beyond_float32_behind_a_gate_has_a_slope():
+    """The zero came from the gate: log(1/2), to which the rate says nothing."""
+
+    def value(log_rate):
+        return lik.zero_inflated(lik.poisson(log_rate), gate_logits=0.0).log_prob(jnp.zeros(1, int))
+
+    log_prob, slope = jax.jit(jax.value_and_grad(value))(jnp.full(1, 100.0))
+    np.testing.assert_allclose(log_prob, np.log(0.5), rtol=1e-6)
+    assert slope == 0
+
+
+def test_scales_of_half_precision_are_computed_in_float32():
+    raw = jnp.array([0.3, -1.0], jnp.bfloat16)
+    for compute in (
+        lambda raw: lik.clamped_scale(raw, low=1e-3, high=1.0),
+        lambda raw: lik.optimal_scale(raw, raw + 1, axes=(0,)),
+        lambda raw: lik.bits_per_dimension(raw, 7),
+    ):
+        assert compute(raw).dtype == jnp.float32
+    wide = lik.clamped_scale(raw.astype(jnp.float32), low=1e-3, high=1.0)
+    chex.assert_trees_all_equal(lik.clamped_scale(raw, low=1e-3, high=1.0), wide)
+
+
 def test_cutpoints_may_differ_between_entries():
     cutpoints = jnp.array([[-1.0, 1.0], [0.0, 3.0]])
     predictor, x = jnp.array([[0.3, -2.0], [1.0, 0.2]]), jnp.array([1, 2])
@@ -415,6 +461,23 @@ REFUSALS = {
         lambda: lik.ordinal(X, cutpoints=jnp.ones((3, 1, 4))), "ordinal: cutpoints must fit",
     ),
     "no classes": (lambda: lik.categorical(jnp.zeros(())), "categorical: logits must be"),
+    "none of the classes": (
+        lambda: lik.categorical(jnp.zeros((3, 0))),
+        "categorical: logits must be [..., M] with M at least 1 (got shape [3, 0])",
+    ),
+    "a vocabulary of none": (
+        lambda: lik.bag_of_words(jnp.zeros((3, 0))), "bag_of_words: logits must be [..., V] with",
+    ),
+    "no components": (
+        lambda: lik.discretised_logistic_mixture(
+            jnp.zeros((2, 0)), jnp.zeros((2, 0)), scale=1.0, low=0, high=1, num_levels=4
+        ),
+        "discretised_logistic_mixture: loc must be [..., M] with M at least 1",
+    ),
+    "half a count in an expanded axis": (
+        lambda: lik.poisson(X).expand((4, 3)).log_prob(jnp.full((4, 3, 2), 0.5)),
+        "Poisson.log_prob: value must be whole numbers of at least 0 (got 0.5,",
+    ),
     "no words": (lambda: lik.multinomial(jnp.zeros(())), "multinomial: logits must be"),
     "draws of no total": (
         lambda: lik.multinomial(X).sample(jax.random.key(0)),

@@ -4,6 +4,7 @@ from jaxtyping import Array, Float
 
 import vi._bernoulli
 from vi.likelihoods._event import Observation, observation
+from vi.likelihoods._parameters import in_float
 
 
 def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1) -> Observation:
@@ -30,7 +31,7 @@ def bernoulli(logits: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
         >>> vi.likelihoods.bernoulli(jnp.zeros((5, 3, 64))).log_prob(jnp.ones((3, 64))).shape
         (5, 3)
     """
-    return observation("bernoulli", Bernoulli(logits), event_ndims)
+    return observation("bernoulli", Bernoulli(in_float(logits)), event_ndims)
 
 
 class Bernoulli(vi._bernoulli.Bernoulli):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vi._check import require_count
 from vi._known import require_positive
-from vi.likelihoods._parameters import LEARN_IT
+from vi.likelihoods._parameters import LEARN_IT, in_float
 
 
 def bits_per_dimension(
@@ -46,4 +46,4 @@ def bits_per_dimension(
     """
     require_count("bits_per_dimension", "num_dimensions", num_dimensions)
     require_positive("bits_per_dimension", "bin_width", bin_width, LEARN_IT)
-    return (-jnp.asarray(log_prob) / num_dimensions - jnp.log(bin_width)) / math.log(2)
+    return (-in_float(log_prob) / num_dimensions - jnp.log(bin_width)) / math.log(2)

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from vi._check import refusal
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._levels import Levels
+from vi.likelihoods._levels import Levels, entry_at
+from vi.likelihoods._parameters import in_float, require_some
 
 
 def categorical(logits: Float[Array, "*batch_and_event M"], *, event_ndims: int = 1) -> Observation:
@@ -26,7 +26,7 @@ def categorical(logits: Float[Array, "*batch_and_event M"], *, event_ndims: int 
         A NumPyro distribution over 0 .. M - 1; ``log_prob(x)`` is ``[*batch]``, in nats.
 
     Raises:
-        ValueError: No class axis, or a wrong ``event_ndims``.
+        ValueError: No class axis, no classes, or a wrong ``event_ndims``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -34,10 +34,8 @@ def categorical(logits: Float[Array, "*batch_and_event M"], *, event_ndims: int 
         ...     jnp.zeros((3, 64), int)).shape
         (5, 3)
     """
-    if jnp.ndim(logits) == 0:
-        remedy = "give the classes the last axis"
-        raise refusal("categorical", "logits", "be [*batch, *event, M]", "a scalar", remedy)
-    return observation("categorical", Categorical(logits), event_ndims)
+    require_some("categorical", "logits", logits, "M", "give the classes the last axis")
+    return observation("categorical", Categorical(in_float(logits)), event_ndims)
 
 
 class Categorical(Levels):
@@ -62,8 +60,7 @@ class Categorical(Levels):
     def log_prob(self, value) -> Float[Array, "*shape"]:
         """The log-probability of each class, in nats."""
         log_probs = jax.nn.log_softmax(jnp.asarray(self.logits), axis=-1)
-        index = jnp.broadcast_to(jnp.asarray(value).astype(int), self.batch_shape)
-        return jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
+        return entry_at(log_probs, jnp.asarray(value).astype(int))
 
     def sample(self, key: Any, sample_shape=()):
         """Draw classes, ``[*sample_shape, *batch]``."""

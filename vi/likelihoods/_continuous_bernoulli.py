@@ -10,6 +10,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi.likelihoods._event import Observation, observation
+from vi.likelihoods._parameters import in_float
 
 _NEAR_ZERO = 0.25  # where the series has all digits of float64, and the closed form loses them
 
@@ -43,7 +44,8 @@ def continuous_bernoulli(
     References:
         Loaiza-Ganem and Cunningham (2019), eq. 5 and 8.
     """
-    return observation("continuous_bernoulli", ContinuousBernoulli(logits), event_ndims)
+    base = ContinuousBernoulli(in_float(logits))
+    return observation("continuous_bernoulli", base, event_ndims)
 
 
 class ContinuousBernoulli(dist.Distribution):

@@ -33,7 +33,7 @@ def log_poisson(
     """
     rate = jnp.exp(log_rate)
     few = jnp.asarray(_LOG_FACTORIALS, count.dtype)[count.clip(0, _LARGE - 1).astype(int)]
-    direct = count * log_rate - rate - few
+    direct = jnp.where(count > 0, count * log_rate, 0.0) - rate - few
     large = jnp.maximum(count, _LARGE)
     off = deviance(large, rate, large - rate, jnp.log(large) - log_rate)
     rest = stirling_rest(large) + _HALF_LOG_TAU + 0.5 * jnp.log(large)
@@ -43,10 +43,13 @@ def log_poisson(
 @log_poisson.defjvp
 def _log_poisson_jvp(primals, tangents):
     count, log_rate = primals
-    in_count = (log_rate - digamma(count + 1)) * tangents[0]
-    return log_poisson(count, log_rate), in_count + (count - jnp.exp(log_rate)) * tangents[1]
+    huge = jnp.finfo(log_rate.dtype).max  # 0 times it is 0: what is not asked for stays out
+    in_count = (jnp.maximum(log_rate, -huge) - digamma(count + 1)) * tangents[0]
+    slope = count - jnp.minimum(jnp.exp(log_rate), huge)
+    return log_poisson(count, log_rate), in_count + slope * tangents[1]
 
 
+@jax.custom_jvp
 def log_negative_binomial(
     count: Float[Array, "*shape"],
     log_mean: Float[Array, "*shape"],
@@ -75,6 +78,17 @@ def log_negative_binomial(
     some = rest - of_r - of_k - 0.5 * (jnp.log1p(k / r) + jnp.log(k)) - _HALF_LOG_TAU
     beyond = log_mean - inside
     return jnp.where(count > 0, some, none) + jnp.where(beyond > 0, -r, count) * beyond
+
+
+@log_negative_binomial.defjvp
+def _log_negative_binomial_jvp(primals, tangents):
+    """In ``log_mean`` it is ``r (k - mean) / (r + mean)``; through two deviances digits cancel."""
+    count, log_mean, r = primals
+    value, others = jax.jvp(
+        lambda k, r: log_negative_binomial.fun(k, log_mean, r), (count, r), tangents[::2]
+    )
+    mean = jnp.exp(log_mean.clip(-60.0, 60.0))
+    return value, others + r * ((count - mean) / (r + mean)) * tangents[1]
 
 
 def deviance(x, mean, difference, log_ratio):

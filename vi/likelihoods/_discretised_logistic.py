@@ -13,7 +13,13 @@ from vi._check import require_count
 from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
 from vi.likelihoods._levels import Levels, log_logistic_mass
-from vi.likelihoods._parameters import LEARN_IT, require_interval, require_trailing
+from vi.likelihoods._parameters import (
+    LEARN_IT,
+    beside,
+    in_float,
+    require_interval,
+    require_trailing,
+)
 
 
 def discretised_logistic(
@@ -68,7 +74,9 @@ def discretised_logistic(
     require_grid(where, low, high, num_levels)
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
     require_positive(where, "scale", scale, LEARN_IT)
-    return observation(where, DiscretisedLogistic(loc, scale, low, high, num_levels), event_ndims)
+    loc = in_float(loc)
+    base = DiscretisedLogistic(loc, beside(loc, scale), low, high, num_levels)
+    return observation(where, base, event_ndims)
 
 
 def require_grid(where: str, low: float, high: float, num_levels: int) -> None:

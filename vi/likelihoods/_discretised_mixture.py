@@ -13,7 +13,13 @@ from vi._known import require_positive
 from vi.likelihoods._discretised_logistic import DiscretisedLogistic, require_grid
 from vi.likelihoods._event import Observation, observation
 from vi.likelihoods._levels import Levels
-from vi.likelihoods._parameters import LEARN_IT, require_trailing
+from vi.likelihoods._parameters import (
+    LEARN_IT,
+    beside,
+    in_float,
+    require_some,
+    require_trailing,
+)
 
 
 def discretised_logistic_mixture(
@@ -46,7 +52,8 @@ def discretised_logistic_mixture(
         A NumPyro distribution over level numbers; ``log_prob(x)`` is ``[*batch]``, in nats.
 
     Raises:
-        ValueError: As ``discretised_logistic``; also logits without the shape of ``loc``.
+        ValueError: As ``discretised_logistic``; also no components, or logits without the shape
+            of ``loc``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -61,14 +68,16 @@ def discretised_logistic_mixture(
     """
     where = "discretised_logistic_mixture"
     require_grid(where, low, high, num_levels)
-    if jnp.shape(logits) != jnp.shape(loc) or jnp.ndim(loc) == 0:
+    require_some(where, "loc", loc, "M", "give the components the last axis")
+    if jnp.shape(logits) != jnp.shape(loc):
         got = f"{list(jnp.shape(logits))} against {list(jnp.shape(loc))}"
         remedy = "give each component its logit, on the last axis"
         raise refusal(where, "logits", "have the shape of loc, [..., M]", got, remedy)
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
     require_positive(where, "scale", scale, LEARN_IT)
-    components = DiscretisedLogistic(loc, scale, low, high, num_levels)
-    return observation(where, DiscretisedMixture(logits, components), event_ndims)
+    loc = in_float(loc)
+    components = DiscretisedLogistic(loc, beside(loc, scale), low, high, num_levels)
+    return observation(where, DiscretisedMixture(in_float(logits), components), event_ndims)
 
 
 class DiscretisedMixture(Levels):

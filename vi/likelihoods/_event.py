@@ -1,5 +1,6 @@
 """Scoring data under an observation model, with nothing broadcast or out of range unseen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,13 +35,25 @@ class Observation(dist.Independent):
                 outside of the support.
         """
         shape, full = jnp.shape(value), self.batch_shape + self.event_shape
-        where = f"{type(self.base_dist).__name__}.log_prob"
+        mass = self.base_dist
+        mass = mass.base_dist if isinstance(mass, dist.ExpandedDistribution) else mass
+        where = f"{type(mass).__name__}.log_prob"
         if len(shape) < self.event_dim or shape != full[len(full) - len(shape) :]:
             got = f"{list(shape)} against {list(full)}"
             remedy = "give data the batch and event axes of the parameters"
             raise refusal(where, "value", "fit the parameters", got, remedy)
-        _require_support(where, self.base_dist, value)
+        _require_support(where, mass, value)
         return jnp.asarray(super().log_prob(value))
+
+    def expand(self, batch_shape: Sequence[int]) -> "Observation":
+        """With more batch axes, as a NumPyro plate asks for: data are checked all the same.
+
+        Args:
+            batch_shape: The batch shape to broadcast to.
+        """
+        own = self.event_shape[: self.reinterpreted_batch_ndims]
+        base = self.base_dist.expand((*batch_shape, *own))
+        return type(self)(base, self.reinterpreted_batch_ndims)
 
 
 def observation(where: str, base: dist.Distribution, event_ndims: int) -> Observation:

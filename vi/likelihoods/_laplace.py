@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, in_float, require_trailing
 
 
 def laplace(
@@ -42,4 +42,5 @@ def laplace(
     """
     require_trailing("laplace", "scale", scale, "loc", jnp.shape(loc))
     require_positive("laplace", "scale", scale, LEARN_IT)
+    loc = in_float(loc)
     return observation("laplace", dist.Laplace(loc, beside(loc, scale)), event_ndims)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from numpyro.distributions import constraints
 
 
@@ -23,6 +23,16 @@ class Levels(dist.Distribution):
         return f"be whole levels from 0 to {self.num_levels - 1}"
 
     data_remedy = "count the levels from 0: jnp.round((x - low) / step)"
+
+
+def entry_at(
+    every: Float[Array, "*shape_or_fewer M"], index: Int[Array, "*shape_or_fewer"]
+) -> Float[Array, "*shape"]:
+    """The entry of the last axis that ``index`` names, the axes before it broadcast jointly."""
+    shape = jnp.broadcast_shapes(index.shape, every.shape[:-1])
+    index = jnp.broadcast_to(index, shape)[..., None]
+    every = jnp.broadcast_to(every, (*shape, every.shape[-1]))
+    return jnp.take_along_axis(every, index, axis=-1)[..., 0]
 
 
 def log_logistic_mass(

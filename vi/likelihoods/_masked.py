@@ -1,5 +1,6 @@
 """Data of which some entries are missing."""
 
+import copy
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ def masked(likelihood: Observation, mask: Bool[Array, "*event_or_more"]) -> Obse
     .. math:: \log p(x^{\mathrm{obs}}) = \sum_{i : m_i} \log p(x_i)
 
     Since entries are independent given the parameters, the missing ones sum or integrate to 1, and
-    leaving them out is exact. They may hold anything, NaN too: they are replaced before anything is
-    computed of them, so that neither the value nor a gradient sees them. Where nothing is observed
-    the result is 0. Draws are of every entry.
+    leaving them out is exact. They may hold anything, NaN too, and so may their parameters: both
+    are replaced before anything is computed of them, so that neither the value nor a gradient sees
+    them. Where nothing is observed the result is 0. Draws are of every entry.
 
     That the data say nothing by being missing (missing at random) is an assumption of this one.
 
@@ -107,7 +108,7 @@ class Masked(dist.Distribution):
         """Per entry, in nats, and 0 where missing."""
         value = jnp.asarray(value)
         safe = jnp.where(self.observed, value, self.base_dist.support.feasible_like(value))
-        log_prob = self.base_dist.log_prob(safe)
+        log_prob = _safe_where_missing(self.base_dist, self.observed).log_prob(safe)
         return jnp.where(self.observed, log_prob, jnp.zeros_like(log_prob))
 
     def sample(self, key: Any, sample_shape=()):
@@ -123,3 +124,26 @@ class Masked(dist.Distribution):
     def variance(self):
         """Of every entry."""
         return self.base_dist.variance
+
+
+def _safe_where_missing(base: Any, observed) -> Any:
+    """``base`` with each parameter well inside of its range at the missing entries.
+
+    There the likelihood of a parameter that ran away would be infinite, and its slope, times zero,
+    NaN.
+    """
+    safe, observed = copy.copy(base), jnp.asarray(observed)
+    for name, constraint in base.arg_constraints.items():
+        value = jnp.asarray(getattr(base, name))
+        at = _with_axes(observed, constraint.event_dim)
+        setattr(safe, name, jnp.where(at, value, constraint.feasible_like(value)))
+    for name in base.gather_pytree_data_fields():
+        part = getattr(base, name)
+        if isinstance(part, dist.Distribution):
+            num_own = max(0, len(part.batch_shape) - len(base.batch_shape))  # components
+            setattr(safe, name, _safe_where_missing(part, _with_axes(observed, num_own)))
+    return safe
+
+
+def _with_axes(observed, num_axes: int):
+    return jnp.expand_dims(observed, range(observed.ndim, observed.ndim + num_axes))

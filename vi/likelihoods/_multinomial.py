@@ -12,6 +12,7 @@ from numpyro.distributions.util import validate_sample
 from vi._check import refusal
 from vi.likelihoods._counts import log_poisson
 from vi.likelihoods._event import Observation, observation
+from vi.likelihoods._parameters import in_float, require_some
 
 
 def multinomial(logits: Float[Array, "*batch V"], *, event_ndims: int = 1) -> Observation:
@@ -25,7 +26,8 @@ def multinomial(logits: Float[Array, "*batch V"], *, event_ndims: int = 1) -> Ob
     computed of that.
 
     Args:
-        logits: ``[*batch, V]`` over the vocabulary.
+        logits: ``[*batch, V]`` over the vocabulary. One of minus infinity bans its word; NumPyro's
+            validation lets it pass where logits are traced.
         event_ndims: How many last axes are one datum; with 2 it is several documents.
 
     Returns:
@@ -33,7 +35,7 @@ def multinomial(logits: Float[Array, "*batch V"], *, event_ndims: int = 1) -> Ob
         has no draws of its own, for it does not know their total.
 
     Raises:
-        ValueError: No vocabulary axis, or a wrong ``event_ndims``.
+        ValueError: No vocabulary axis, no words, or a wrong ``event_ndims``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -54,14 +56,15 @@ def bag_of_words(logits: Float[Array, "*batch V"], *, event_ndims: int = 1) -> O
     other it would be lower, by the coefficient.
 
     Args:
-        logits: ``[*batch, V]`` over the vocabulary.
+        logits: ``[*batch, V]`` over the vocabulary. One of minus infinity bans its word; NumPyro's
+            validation lets it pass where logits are traced.
         event_ndims: How many last axes are one datum; with 2 it is several documents.
 
     Returns:
         A NumPyro distribution; ``log_prob(counts)`` of ``[*batch, V]`` is ``[*batch]``, in nats.
 
     Raises:
-        ValueError: No vocabulary axis, or a wrong ``event_ndims``.
+        ValueError: No vocabulary axis, no words, or a wrong ``event_ndims``.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -76,10 +79,8 @@ def bag_of_words(logits: Float[Array, "*batch V"], *, event_ndims: int = 1) -> O
 
 
 def _counts_of_words(where, mass, logits, event_ndims):
-    if jnp.ndim(logits) == 0:
-        remedy = "give the vocabulary the last axis"
-        raise refusal(where, "logits", "be [*batch, V]", "a scalar", remedy)
-    return observation(where, mass(logits), event_ndims)
+    require_some(where, "logits", logits, "V", "give the vocabulary the last axis")
+    return observation(where, mass(in_float(logits)), event_ndims)
 
 
 class BagOfWords(dist.Distribution):
@@ -98,7 +99,9 @@ class BagOfWords(dist.Distribution):
     @validate_sample
     def log_prob(self, value) -> Float[Array, "*batch"]:
         """Per document, in nats."""
-        return (jnp.asarray(value, self._log_probs.dtype) * self._log_probs).sum(-1)
+        log_probs = self._log_probs
+        counts = jnp.asarray(value, log_probs.dtype)
+        return (counts * jnp.where(counts == 0, 0.0, log_probs)).sum(-1)
 
     def sample(self, key: Any, sample_shape=()):
         """Refused: the total is the data's."""

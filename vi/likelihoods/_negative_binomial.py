@@ -12,7 +12,7 @@ from numpyro.distributions.util import validate_sample
 from vi._known import require_positive
 from vi.likelihoods._counts import log_negative_binomial
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import LEARN_IT, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, in_float, require_trailing
 
 
 def negative_binomial(
@@ -52,7 +52,8 @@ def negative_binomial(
     where = "negative_binomial"
     require_trailing(where, "concentration", concentration, "log_mean", jnp.shape(log_mean))
     require_positive(where, "concentration", concentration, LEARN_IT)
-    return observation(where, NegativeBinomial(log_mean, concentration), event_ndims)
+    base = NegativeBinomial(in_float(log_mean), concentration)
+    return observation(where, base, event_ndims)
 
 
 class NegativeBinomial(dist.Distribution):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, in_float, require_trailing
 
 
 def normal(
@@ -45,4 +45,5 @@ def normal(
     where = "likelihoods.normal"
     require_trailing(where, "scale", scale, "loc", jnp.shape(loc))
     require_positive(where, "scale", scale, LEARN_IT)
+    loc = in_float(loc)
     return observation(where, dist.Normal(loc, beside(loc, scale)), event_ndims)

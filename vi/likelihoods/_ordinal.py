@@ -12,8 +12,8 @@ from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._levels import Levels, log_logistic_mass
-from vi.likelihoods._parameters import require_trailing
+from vi.likelihoods._levels import Levels, entry_at, log_logistic_mass
+from vi.likelihoods._parameters import beside, in_float, require_trailing
 
 
 def ordinal(
@@ -62,7 +62,9 @@ def ordinal(
         if not ((steps > 0).all() and np.isfinite(np.asarray(cutpoints)).all()):
             remedy = "sort them, or learn positive steps and take jnp.cumsum"
             raise refusal("ordinal", "cutpoints", "rise and be finite", cutpoints, remedy)
-    return observation("ordinal", Ordinal(predictor, cutpoints), event_ndims)
+    predictor = in_float(predictor)
+    base = Ordinal(predictor, beside(predictor, cutpoints))
+    return observation("ordinal", base, event_ndims)
 
 
 class Ordinal(Levels):
@@ -98,12 +100,7 @@ class Ordinal(Levels):
     def _cutpoint(self, index):
         cutpoints = jnp.asarray(self.cutpoints)
         index = index.clip(0, self.num_levels - 2)
-        if cutpoints.ndim == 1:
-            return cutpoints[index]
-        shape = jnp.broadcast_shapes(index.shape, cutpoints.shape[:-1])
-        index = jnp.broadcast_to(index, shape)[..., None]
-        every = jnp.broadcast_to(cutpoints, (*shape, cutpoints.shape[-1]))
-        return jnp.take_along_axis(every, index, axis=-1)[..., 0]
+        return cutpoints[index] if cutpoints.ndim == 1 else entry_at(cutpoints, index)
 
     def sample(self, key: Any, sample_shape=()):
         """Draw levels, ``[*sample_shape, *batch]``."""

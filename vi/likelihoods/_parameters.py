@@ -1,7 +1,8 @@
-"""What parameters must be: of the data's trailing axes, and in their range where they are known."""
+"""What parameters must be: floats, of the data's trailing axes, in their range where known."""
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from vi._check import refusal
 from vi._known import is_known
@@ -18,9 +19,26 @@ def require_trailing(where: str, name: str, value, of: str, full: tuple[int, ...
         raise refusal(where, name, f"fit the trailing axes of {of}", got, remedy)
 
 
+def in_float(value) -> Array:
+    """A parameter in a dtype that can hold counts and their masses.
+
+    Integers become JAX's default float, half precision float32; the rest keeps its dtype.
+    """
+    dtype = jnp.result_type(value)
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    return jnp.asarray(value, jnp.promote_types(dtype, jnp.float32) if is_float else float)
+
+
 def beside(loc, value):
     """A parameter as an array of the dtype of ``loc``, or of its own where that is wider."""
     return jnp.asarray(value, jnp.result_type(loc, value))
+
+
+def require_some(where: str, name: str, value, last: str, remedy: str) -> None:
+    """Refuse a parameter whose last axis is missing or empty."""
+    if jnp.ndim(value) == 0 or jnp.shape(value)[-1] == 0:
+        rule = f"be [..., {last}] with {last} at least 1"
+        raise refusal(where, name, rule, f"shape {list(jnp.shape(value))}", remedy)
 
 
 def require_interval(where: str, low: float, high: float) -> None:

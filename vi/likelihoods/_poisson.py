@@ -11,6 +11,7 @@ from numpyro.distributions.util import validate_sample
 
 from vi.likelihoods._counts import log_poisson
 from vi.likelihoods._event import Observation, observation
+from vi.likelihoods._parameters import in_float
 
 
 def poisson(log_rate: Float[Array, "*batch_and_event"], *, event_ndims: int = 1) -> Observation:
@@ -24,7 +25,7 @@ def poisson(log_rate: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
 
     Args:
         log_rate: ``[*batch, *event]``; above 88 in float32 the rate, and so the log-likelihood,
-            leaves the range of numbers: minus infinity.
+            leaves the range of numbers: minus infinity, with a slope that stays finite.
         event_ndims: How many last axes are one datum.
 
     Returns:
@@ -38,7 +39,7 @@ def poisson(log_rate: Float[Array, "*batch_and_event"], *, event_ndims: int = 1)
         >>> print(vi.likelihoods.poisson(jnp.zeros(2)).log_prob(jnp.array([0, 1])))
         -2.0
     """
-    return observation("poisson", Poisson(log_rate), event_ndims)
+    return observation("poisson", Poisson(in_float(log_rate)), event_ndims)
 
 
 class Poisson(dist.Distribution):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vi._check import refusal
 from vi._known import require_positive
-from vi.likelihoods._parameters import LEARN_IT, require_interval, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, in_float, require_interval, require_trailing
 
 
 def clamped_scale(
@@ -19,8 +19,9 @@ def clamped_scale(
               \qquad u = \tfrac12 + \tfrac1\pi \arctan r
 
     Smooth, and the geometric mean of the ends at r = 0. Its derivative falls as one over r squared
-    and not exponentially as a sigmoid's does, so that it is never zero (3e-9 of log(high / low) at
-    r = 1e4). Without a lower end a decoder that fits one datum exactly has an infinite likelihood.
+    and not exponentially as a sigmoid's does: 3e-9 of log(high / low) at r = 1e4, and zero only
+    where the square of r leaves the range of numbers (r = 1e19 in float32). Without a lower end a
+    decoder that fits one datum exactly has an infinite likelihood.
 
     Args:
         raw: Any real numbers: a parameter, or a network's output.
@@ -40,7 +41,7 @@ def clamped_scale(
     """
     require_interval("clamped_scale", low, high)
     require_positive("clamped_scale", "low", low, LEARN_IT)
-    share = 0.5 + jnp.arctan(raw) / jnp.pi
+    share = 0.5 + jnp.arctan(in_float(raw)) / jnp.pi
     return jnp.exp(math.log(low) + math.log(high / low) * share)
 
 
@@ -97,4 +98,4 @@ def optimal_scale(
         rule = f"be the leading axes of loc, {tuple(range(first))} or more"
         remedy = "a scale of each datum's own is no likelihood: share it over the data"
         raise refusal("optimal_scale", "axes", rule, axes, remedy)
-    return jnp.sqrt(((x - loc) ** 2).mean(axes))
+    return jnp.sqrt(((in_float(x) - in_float(loc)) ** 2).mean(axes))

@@ -8,7 +8,7 @@ from numpyro.distributions.util import validate_sample
 
 from vi._known import require_positive
 from vi.likelihoods._event import Observation, observation
-from vi.likelihoods._parameters import LEARN_IT, beside, require_trailing
+from vi.likelihoods._parameters import LEARN_IT, beside, in_float, require_trailing
 
 
 def student_t(
@@ -49,6 +49,7 @@ def student_t(
     for name, value in (("df", df), ("scale", scale)):
         require_trailing("student_t", name, value, "loc", jnp.shape(loc))
         require_positive("student_t", name, value, LEARN_IT)
+    loc = in_float(loc)
     base = StudentT(beside(loc, df), loc, beside(loc, scale))
     return observation("student_t", base, event_ndims)
 
@@ -57,8 +58,14 @@ class StudentT(dist.StudentT):
     """NumPyro's, with a normalising constant that keeps its digits at many degrees of freedom.
 
     NumPyro 0.22 takes the difference of two log-gammas, which in float32 are a million each at a
-    million degrees of freedom.
+    million degrees of freedom. Its scale of the chi-square has axes of size 1, which ``jax.vmap``
+    over the distribution refuses.
     """
+
+    def __init__(self, df, loc, scale, *, validate_args=None):
+        super().__init__(df, loc, scale, validate_args=validate_args)
+        half = 0.5 * jnp.broadcast_to(df, self.batch_shape)
+        self._chi2 = dist.Gamma(half, jnp.full_like(half, 0.5))
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
