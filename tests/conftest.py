@@ -24,9 +24,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SLOW_PAGES = "numpyro_eight_schools.md", "numpyro_mixed.md"
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """NumPyro uses keys twice itself: guides when they are set up, subsampled plates, modules."""
     for item in items:
+        if item.path.name in SLOW_PAGES:
+            item.add_marker(pytest.mark.slow)
         if "numpyro" in item.path.name or "numpyro" in item.path.parts or item.path.suffix == ".md":
             item.runtest = _with_numpyros_keys(item.runtest)
 

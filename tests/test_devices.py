@@ -136,11 +136,12 @@ def run(num_devices, cases):
 @pytest.mark.parametrize(
     ("num_devices", "cases"),
     [
-        (8, SOME),
+        pytest.param(8, SOME, marks=pytest.mark.slow),
+        (2, SOME),
         pytest.param(2, ALL, marks=pytest.mark.slow),
         pytest.param(8, ALL, marks=pytest.mark.slow),
     ],
-    ids=["8", "2, all", "8, all"],
+    ids=["8", "2", "2, all", "8, all"],
 )
 def test_a_split_of_k_equals_one_device(num_devices, cases):
     *equal, indivisible, unchecked, unknown = run(num_devices, cases)

@@ -84,6 +84,7 @@ def test_panels_hold_q_against_the_true_posterior():
     _flow_plane.draw(far, ["far"])
 
 
+@pytest.mark.slow
 def test_a_run_writes_every_metric(tmp_path):
     config = flow_posterior.Config(preset="smoke", progress=False, out=tmp_path)
     record = execute(config, flow_posterior.PRESETS, flow_posterior.experiment, "flow_posterior")

@@ -191,6 +191,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(whole, tmp_path, monke
     assert_same(out, whole)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_as_if_it_had_not_been(whole, tmp_path):
     flags = ("--preset", "smoke", "--num-seeds", "2", "--out", str(tmp_path))
     for place, sent, code in (("a 20", signal.SIGTERM, 130), ("b c 30", signal.SIGKILL, -9)):

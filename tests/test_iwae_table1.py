@@ -70,6 +70,7 @@ def test_the_two_layer_network_has_the_papers_sizes():
     }
 
 
+@pytest.mark.slow
 def test_one_program_is_the_separate_programs():
     images, cell, keys = load_digits(), Cell(1, 3), jax.random.key(0)[None]
     optimizer = iwae_table1.make_optimizer(0.9, 1)

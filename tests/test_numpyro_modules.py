@@ -165,6 +165,7 @@ def test_dropout_is_redrawn_and_the_same_where_a_particle_is_rescored(objective)
     assert abs(float(loss(jax.random.key(1)) - loss(jax.random.key(2)))) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_random_module_is_a_bayesian_network():
     module = Decoder(nnx.Rngs(0))
 

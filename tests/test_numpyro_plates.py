@@ -403,6 +403,7 @@ def test_a_nested_model_may_have_parameters():
         assert abs(difference.mean()) < 5 * error + 1e-5, name
 
 
+@pytest.mark.slow
 def test_one_particle_of_each_sees_one_minibatch():
     """The guide's mean of mu is its minibatch's: the cells must be of that minibatch."""
 

@@ -96,6 +96,7 @@ def test_what_says_whether_to_trust_it():
     assert narrow.effective_sample_size < 500
 
 
+@pytest.mark.slow
 def test_smoothing_is_a_function():
     smoothed, plain = conditioned(500), conditioned(500, smooth=lambda log_w: log_w)
     expected = jax.jit(vi.diagnostics.pareto_smoothed)(smoothed.log_weights).log_weights
@@ -104,6 +105,7 @@ def test_smoothing_is_a_function():
     assert jnp.any(smoothed.smoothed != plain.smoothed)
 
 
+@pytest.mark.slow
 def test_jit_and_eager_agree():
     predictive = WeightedPredictive(regression, wrong, PARAMS, num_particles=30, num_samples=7)
     eager = predictive.condition(key(0), X, y=Y)

@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.integrate
@@ -18,6 +19,7 @@ from numpyro.distributions import kl_divergence
 import vi
 from tests.priors import PRIORS
 from tests.test_family_table import p_value
+from vi.priors._weights import _log_scaled_e1
 
 each = pytest.mark.parametrize("name", PRIORS)
 NUM_DRAWS = 20_000
@@ -78,13 +80,17 @@ def test_shapes_and_that_jit_and_vmap_change_nothing(name):
     @jax.jit
     def others(params, z, key):
         mapped = jax.vmap(jax.vmap(lambda z: row.make(params).log_prob(z)))(z)
-        return row.make(params).log_prob(z), mapped, row.make(params).sample(key, (4, 5))
+        one_key, key = jax.random.split(key)
+        each_key = jax.vmap(lambda key: row.make(params).sample(key, (5,)))
+        draws = each_key(jax.random.split(key, 4))
+        return row.make(params).log_prob(z), mapped, row.make(params).sample(one_key, (4, 5)), draws
 
-    whole, mapped, draws = others(row.params, twice, jax.random.key(0))
+    whole, mapped, draws, of_keys = others(row.params, twice, jax.random.key(0))
     for other in (whole, mapped):
         np.testing.assert_allclose(other, eager, rtol=2e-5, atol=2e-5)
     shapes = jax.tree.map(lambda leaf: leaf.shape, draws)
     assert shapes == jax.tree.map(lambda leaf: (4, 5, *leaf.shape[1:]), z)
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, of_keys)
 
 
 @each
@@ -263,6 +269,187 @@ def test_the_horseshoe_at_its_pole_is_infinite_and_no_nan():
     assert slope == 0
 
 
+def test_the_derivatives_of_the_horseshoe_are_analytic_and_store_no_levels():
+    """Both derivatives in log x, by the series and the fraction, against scipy's own function."""
+    log_x = np.array([-60.0, -8.0, -1.0, -0.01, 0.01, 1.0, 3.0, 5.0])
+    x = np.exp(log_x)
+    inverse = np.exp(-x) / scipy.special.exp1(x)
+    slope = x - inverse
+    curvature = x + inverse * slope  # which loses digits itself where x is large
+    with jax.enable_x64(True):
+
+        @jax.jit
+        @jax.vmap
+        def compute(u):
+            first = jax.grad(_log_scaled_e1)
+            return first(u), jax.grad(first)(u), jax.jvp(_log_scaled_e1, (u,), (1.0,))[1]
+
+        ours, second, forward = compute(log_x)
+    np.testing.assert_allclose(ours, slope, rtol=1e-8)
+    np.testing.assert_allclose(forward, slope, rtol=1e-8)
+    np.testing.assert_allclose(second, curvature, rtol=1e-7, atol=1e-9)
+    weights = jnp.ones((8, 1000))
+    prior = vi.priors.horseshoe(1.0, event_shape=(1000,))
+    compiled = jax.jit(jax.grad(lambda w: prior.log_prob(w).sum())).lower(weights).compile()
+    analysis = compiled.memory_analysis()
+    if analysis is not None:  # where the backend says it
+        assert analysis.temp_size_in_bytes < 40 * weights.nbytes
+
+
+@pytest.mark.usefixtures("x64")
+def test_float32_values_stay_float32_where_float64_is_on():
+    z = jnp.ones((3, 2), jnp.float32)
+
+    def log_probs(z):
+        process = vi.priors.gaussian_process(z[:2, 0], vi.priors.matern12(1.0), size=1)
+        vamp = vi.priors.VampPrior(z)(lambda x: vi.families.normal(x, scale=jnp.ones_like(x)))
+        horseshoe = vi.priors.horseshoe(0.1, event_shape=(2,))
+        return horseshoe.log_prob(z), process.log_prob(z[..., None]), vamp.log_prob(z)
+
+    assert {log_p.dtype for log_p in jax.eval_shape(log_probs, z)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("batch", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_transition_with_parameters_for_each_datum_scores_each_with_its_own(batch):
+    """Also where the batch is as long as the steps are, and broadcasting would hide it."""
+    a, num_steps = jnp.linspace(0.1, 0.9, batch)[:, None] * jnp.ones(2), 4
+    prior = vi.priors.markov(
+        dist.Normal(jnp.zeros((batch, 2)), 1.0).to_event(1),
+        lambda z: dist.Normal(a * z, 1.0).to_event(1),
+        num_steps=num_steps,
+    )
+
+    @jax.jit
+    def compute(key):
+        z = prior.sample(key, (5,))
+        return z, prior.log_prob(z)
+
+    z, log_p = compute(jax.random.key(0))
+    assert z.shape == (5, batch, num_steps, 2)
+    before = np.concatenate([np.zeros_like(z[..., :1, :]), z[..., :-1, :]], axis=-2)
+    truth = scipy.stats.norm.logpdf(z, np.asarray(a)[:, None] * before).sum((-1, -2))
+    np.testing.assert_allclose(log_p, truth, rtol=1e-5)
+
+
+def test_a_chain_of_one_step_is_its_first_state():
+    z = jnp.array([[[0.3]], [[-0.4]]])
+    prior = vi.priors.ar1(1, coefficient=jnp.array([0.6]), scale=jnp.array([0.8]))
+    assert prior.sample(jax.random.key(0), (5,)).shape == (5, 1, 1)
+    np.testing.assert_allclose(prior.log_prob(z), scipy.stats.norm.logpdf(z[:, 0, 0]), rtol=1e-6)
+
+
+class Turn(nnx.Module):
+    def __init__(self):
+        self.matrix = nnx.Param(jnp.array([[0.9, -0.3], [0.3, 0.9]]))
+
+    def __call__(self, z):
+        return dist.Normal(z @ self.matrix[...], 0.1).to_event(1)
+
+
+def test_a_chain_is_a_pytree_and_a_numpyro_distribution():
+    priors = (
+        vi.priors.ar1(3, coefficient=jnp.array([0.5, 0.2]), scale=jnp.ones(2)),
+        vi.priors.markov(dist.Normal(jnp.zeros(2), 1.0).to_event(1), Turn(), num_steps=3),
+    )
+    z = jnp.ones((4, 3, 2))
+
+    @jax.jit
+    def compute(priors, z):
+        def model():
+            with numpyro.plate("N", 4):
+                numpyro.sample("z", priors[0])
+
+        def total(priors):
+            return sum(p.log_prob(z).sum() for p in priors)
+
+        in_plate, _ = numpyro.infer.util.log_density(model, (), {}, {"z": z})
+        return in_plate, priors[0].log_prob(z).sum(), jax.grad(total)(priors)
+
+    in_plate, alone, gradient = compute(priors, z)
+    np.testing.assert_allclose(in_plate, alone, rtol=1e-6)
+    assert np.abs(gradient[1].transition.matrix[...]).min() > 0
+    assert priors[0].support(z).shape == (4,)
+
+
+@pytest.mark.parametrize("prior_of", [vi.priors.hierarchical, vi.priors.autoregressive])
+def test_a_group_that_depends_on_none_is_drawn_anew_for_each(prior_of):
+    """Also where the draws are as many as its entries."""
+
+    def normal(size):
+        return dist.Normal(jnp.zeros(size), 1.0).to_event(1)
+
+    prior = prior_of({"a": normal(2), "b": lambda *earlier: normal(3)})
+
+    @jax.jit
+    def compute(key):
+        z = prior.sample(key, (3,))
+        return z, prior.log_prob(z)
+
+    z, log_p = compute(jax.random.key(0))
+    assert z["b"].shape == (3, 3)
+    assert len(np.unique(z["b"])) == 9
+    normal_density = scipy.stats.norm.logpdf
+    truth = normal_density(z["a"]).sum(-1) + normal_density(z["b"]).sum(-1)
+    np.testing.assert_allclose(log_p, truth, rtol=1e-5)
+
+
+def test_a_vamp_prior_takes_a_flow_with_a_context_as_its_encoder():
+    flow = vi.flows.coupling(
+        2,
+        num_layers=1,
+        transformer=vi.flows.affine(),
+        hidden=(4,),
+        context_size=3,
+        rngs=nnx.Rngs(0),
+    )
+    raw = jax.random.normal(jax.random.key(0), (4, 3))
+
+    def encoder(x):
+        return flow(vi.families.normal(x[..., :2], scale=jnp.ones_like(x[..., :2])), context=x)
+
+    z = jax.random.normal(jax.random.key(1), (2, 3, 2))
+
+    @jax.jit
+    def compute(z):
+        each = jnp.stack([encoder(u).log_prob(z.reshape(6, 2)).reshape(2, 3) for u in raw], axis=-1)
+        prior = vi.priors.VampPrior(raw)(encoder)
+        draws = prior.sample(jax.random.key(2), (5,))
+        return prior.log_prob(z), jax.nn.logsumexp(each, -1) - jnp.log(4), draws
+
+    ours, truth, draws = compute(z)
+    assert draws.shape == (5, 2)
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "tolerance"),
+    [(30, 0.1), (300, 0.3), pytest.param(1000, 0.5, marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("kernel_of", [vi.priors.squared_exponential, vi.priors.matern52])
+def test_a_smooth_process_has_its_nats_in_float32(kernel_of, num_steps, tolerance):
+    """Against float64 at the jitter of float32, whose formula the docstring gives."""
+    kernel, times = kernel_of(0.2), np.linspace(0, 1, num_steps, dtype=np.float32)
+    single = vi.priors.gaussian_process(times, kernel, size=1)
+    with jax.enable_x64(True):
+        jitter = 10 * num_steps * float(np.finfo(np.float32).eps)
+        double = vi.priors.gaussian_process(np.float64(times), kernel, size=1, jitter=jitter)
+        z = np.asarray(double.sample(jax.random.key(0), (8,)), np.float32)
+        truth = np.asarray(double.log_prob(np.float64(z)))
+    assert np.abs(np.asarray(single.log_prob(z)) - truth).max() < tolerance
+
+
+def test_a_traced_covariance_without_a_factor_is_nan_and_no_number():
+    times = jnp.zeros(20)
+
+    def log_prob(length_scale):
+        kernel = vi.priors.squared_exponential(length_scale)
+        return vi.priors.gaussian_process(times, kernel, size=1, jitter=0.0).log_prob(
+            jnp.zeros((20, 1))
+        )
+
+    assert np.isnan(jax.jit(log_prob)(0.2))
+
+
 DATUM = 0.6
 
 
@@ -386,7 +573,7 @@ def refusals():
         r"markov: first must have events \[D\]": lambda: priors.markov(
             dist.Normal(0.0, 1.0), lambda z: first, num_steps=3
         ),
-        "markov.log_prob: transition must score each step": lambda: priors.markov(
+        "markov.log_prob: transition must score each state": lambda: priors.markov(
             first, lambda z: dist.Normal(z, 1.0), num_steps=3
         ).log_prob(jnp.zeros((3, 1))),
         r"markov.log_prob: value must have events \[3, 1\]": lambda: priors.markov(
@@ -401,6 +588,44 @@ def refusals():
             jnp.zeros(3), priors.squared_exponential(1.0), size=1, jitter=0.0
         ),
         "matern12: length_scale must be positive": lambda: priors.matern12(-1.0),
+        "cauchy: length_scale must be one number": lambda: priors.cauchy(jnp.ones(3)),
+        "periodic: period must be one number": lambda: priors.periodic(ones, 1.0),
+        "gaussian_process: jitter must be at least 0": lambda: priors.gaussian_process(
+            jnp.arange(3.0), priors.matern12(1.0), size=1, jitter=-1e-3
+        ),
+        "MixturePrior: spread must be positive and finite": lambda: priors.MixturePrior(
+            2, num_components=3, spread=np.inf, rngs=rngs
+        ),
+        r"horseshoe: event_shape must be a tuple of sizes \(got 3\)": lambda: priors.horseshoe(
+            1.0, event_shape=3
+        ),
+        "uniform_codes: event_shape must be a tuple": lambda: priors.uniform_codes(
+            3, event_shape=3
+        ),
+        "scale_mixture: event_shape must be a tuple": lambda: priors.scale_mixture(
+            ones, shares=ones / 2, event_shape=3
+        ),
+        r"scale_mixture.log_prob: value must have events \[3, 2\]": lambda: priors.scale_mixture(
+            ones, shares=ones / 2, event_shape=(3, 2)
+        ).log_prob(ones),
+        r"horseshoe.log_prob: value must have events \[3, 2\]": lambda: priors.horseshoe(
+            1.0, event_shape=(3, 2)
+        ).log_prob(jnp.ones((3, 1))),
+        r"uniform_codes.log_prob: value must have events \[7, 7\]": lambda: priors.uniform_codes(
+            4, event_shape=(7, 7)
+        ).log_prob(jnp.ones(7, int)),
+        r"MixturePrior.log_prob: value must have events \[2\]": lambda: priors.MixturePrior(
+            2, num_components=3, rngs=rngs
+        )().log_prob(jnp.ones((5, 1))),
+        r"laplace_softmax.log_prob: value must have events \[2\]": lambda: priors.laplace_softmax(
+            ones
+        ).log_prob(jnp.ones((5, 1))),
+        "markov: transition must keep the shape": lambda: priors.markov(
+            first, lambda z: dist.Normal(jnp.ones((3, 1)) * z, 1.0).to_event(1), num_steps=4
+        ).sample(jax.random.key(0), (3,)),
+        "hierarchical: 'b' must have the batch of 'a'": lambda: priors.hierarchical(
+            {"a": first, "b": lambda a: dist.Normal(jnp.zeros(3), 1.0)}
+        ).sample(jax.random.key(0), (3,)),
         "laplace_softmax: concentration must have two": lambda: priors.laplace_softmax(jnp.ones(1)),
         "laplace_softmax: concentration must be positive": lambda: priors.laplace_softmax(-ones),
         "scale_mixture: shares must be probabilities": lambda: priors.scale_mixture(

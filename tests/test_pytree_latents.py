@@ -104,6 +104,7 @@ def test_dreg_through_a_chain(bound):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_reparam_through_a_chain_and_a_twin():
     assert relative_miss(reparam(iwae), iwae) < 1e-10
     assert relative_miss(twin(iwae), iwae) > 1e-2

@@ -71,7 +71,8 @@ def value_of(objective, wrap, calls=None):
 
 
 @pytest.mark.parametrize(
-    "name", ["reparam", "chunked", pytest.param("replicated", marks=pytest.mark.slow)]
+    "name",
+    ["reparam", *(pytest.param(n, marks=pytest.mark.slow) for n in ("chunked", "replicated"))],
 )
 @pytest.mark.usefixtures("x64")
 def test_value_and_gradient_are_those_of_scoring_apart(name):

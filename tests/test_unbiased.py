@@ -79,7 +79,7 @@ def test_fixed_is_the_derivative_at_a_law_that_does_not_move(bound):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("num_samples", [2, 3])
+@pytest.mark.parametrize("num_samples", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_vargrad_is_the_gradient_of_minus_the_elbo(num_samples):
     params = parameters()
     mean = mean_over_bits(fixed(log_variance), params, num_samples)["logits"]

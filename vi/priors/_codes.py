@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from vi._check import require_count
+from vi.priors._event import Event, require_event_shape
 
 
 def uniform_codes(num_codes: int, *, event_shape: tuple[int, ...]) -> dist.Distribution:
@@ -22,7 +23,8 @@ def uniform_codes(num_codes: int, *, event_shape: tuple[int, ...]) -> dist.Distr
         A NumPyro distribution over integers, with that event shape.
 
     Raises:
-        ValueError: Fewer than one code.
+        ValueError: Fewer than one code, or an event shape that is no tuple of sizes; on scoring,
+            codes of another shape.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -35,5 +37,6 @@ def uniform_codes(num_codes: int, *, event_shape: tuple[int, ...]) -> dist.Distr
         Van den Oord, Vinyals and Kavukcuoglu (2017), section 3.1.
     """
     require_count("uniform_codes", "num_codes", num_codes)
+    require_event_shape("uniform_codes", event_shape)
     probs = jnp.full((*event_shape, num_codes), 1 / num_codes)
-    return dist.CategoricalProbs(probs).to_event(len(event_shape))
+    return Event("uniform_codes", dist.CategoricalProbs(probs), len(event_shape))

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vi._check import refusal
 from vi._mixed import agreeing_sum
+from vi.priors._draws import each_alone
 from vi.types import Key, Variational
 
 Group = Variational | Callable[..., Variational]
@@ -75,7 +75,11 @@ def autoregressive(groups: Mapping[str, Group]) -> "Groups":
 
 
 class Groups:
-    """A distribution over named groups; made by ``hierarchical`` and ``autoregressive``."""
+    """A distribution over named groups; made by ``hierarchical`` and ``autoregressive``.
+
+    Draws are made one at a time, mapped: a function of earlier groups sees ``[*batch, *event]``.
+    Scoring hands it whatever axes the value has, in front. It is no pytree: make it in the loss.
+    """
 
     def __init__(
         self,
@@ -99,13 +103,7 @@ class Groups:
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
         """Draw every group, ``{name: [*sample_shape, *batch, *event]}``."""
-        z: dict[str, Array] = {}
-        keys = jax.random.split(key, len(self.groups))
-        for i, name in enumerate(self.groups):
-            shape = () if z else sample_shape
-            z[name] = self._group(name, list(z.values())).sample(keys[i], shape)
-            self._require_one_for_each(name, z, len(sample_shape))
-        return z
+        return each_alone(self._one, key, sample_shape)
 
     def log_prob(self, value: Mapping[str, Array], /) -> Float[Array, "*shape"]:
         """The log-density in nats, ``[*sample_shape, *batch]``; all groups at once."""
@@ -123,12 +121,25 @@ class Groups:
         group: Any = self.groups[name]
         return group(*self._parents_of(earlier)) if earlier else group
 
-    def _require_one_for_each(self, name: str, z: Mapping[str, Array], axes: int) -> None:
-        first = next(iter(z.values()))
-        if jnp.shape(z[name])[:axes] != jnp.shape(first)[:axes]:
-            got = f"{list(jnp.shape(z[name]))} given {list(jnp.shape(first))}"
-            remedy = "make it depend on what it is given along every axis"
-            raise refusal(self.where, f"{name!r}", "have one entry per draw", got, remedy)
+    def _one(self, key: Key) -> dict[str, Array]:
+        z: dict[str, Array] = {}
+        batches: dict[str, tuple[int, ...]] = {}
+        keys = jax.random.split(key, len(self.groups))
+        for i, name in enumerate(self.groups):
+            group = self._group(name, list(z.values()))
+            z[name] = group.sample(keys[i])
+            batches[name] = _batch_shape(group, z[name])
+            first = next(iter(batches))
+            if batches[name] != batches[first]:
+                got = f"{list(batches[name])} against {list(batches[first])}"
+                remedy = "sum its event axes (to_event), or expand the first to the batch"
+                raise refusal(self.where, f"{name!r}", f"have the batch of {first!r}", got, remedy)
+        return z
 
     def __repr__(self) -> str:
         return f"{self.where}({', '.join(self.groups)})"
+
+
+def _batch_shape(group: Any, z: Array) -> tuple[int, ...]:
+    shape = getattr(group, "batch_shape", None)
+    return jax.eval_shape(group.log_prob, z).shape if shape is None else tuple(shape)

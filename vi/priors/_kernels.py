@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vi._check import refusal
 from vi._known import require_positive
 
 Kernel = Callable[[Array, Array], Array]
@@ -19,7 +20,7 @@ def squared_exponential(length_scale: Positive, *, variance: Positive = 1.0) -> 
         variance: v, the variance of the process, positive.
 
     Raises:
-        ValueError: A known length scale or variance at or below 0.
+        ValueError: A length scale or variance that is not one number, or known to be at or below 0.
 
     References:
         Rasmussen and Williams (2006), equation 4.9.
@@ -36,7 +37,7 @@ def matern12(length_scale: Positive, *, variance: Positive = 1.0) -> Kernel:
         variance: v, positive.
 
     Raises:
-        ValueError: A known length scale or variance at or below 0.
+        ValueError: A length scale or variance that is not one number, or known to be at or below 0.
 
     References:
         Rasmussen and Williams (2006), equation 4.18.
@@ -52,7 +53,7 @@ def matern32(length_scale: Positive, *, variance: Positive = 1.0) -> Kernel:
         variance: v, positive.
 
     Raises:
-        ValueError: A known length scale or variance at or below 0.
+        ValueError: A length scale or variance that is not one number, or known to be at or below 0.
 
     References:
         Rasmussen and Williams (2006), equation 4.17.
@@ -73,7 +74,7 @@ def matern52(length_scale: Positive, *, variance: Positive = 1.0) -> Kernel:
         variance: v, positive.
 
     Raises:
-        ValueError: A known length scale or variance at or below 0.
+        ValueError: A length scale or variance that is not one number, or known to be at or below 0.
 
     References:
         Rasmussen and Williams (2006), equation 4.17.
@@ -94,7 +95,7 @@ def cauchy(length_scale: Positive, *, variance: Positive = 1.0) -> Kernel:
         variance: v, positive.
 
     Raises:
-        ValueError: A known length scale or variance at or below 0.
+        ValueError: A length scale or variance that is not one number, or known to be at or below 0.
 
     References:
         Fortuin, Baranchuk, Raetsch and Mandt (2020), section 3; the rational quadratic with
@@ -113,12 +114,12 @@ def periodic(period: Positive, length_scale: Positive, *, variance: Positive = 1
         variance: v, positive.
 
     Raises:
-        ValueError: A known argument at or below 0.
+        ValueError: An argument that is not one number, or known to be at or below 0.
 
     References:
         Rasmussen and Williams (2006), equation 4.31.
     """
-    require_positive("periodic", "period", period, "give the time after which paths repeat")
+    _require_one("periodic", "period", period, "give the time after which paths repeat")
     _scaled("periodic", length_scale, variance)
 
     def kernel(s, t):
@@ -130,10 +131,17 @@ def periodic(period: Positive, length_scale: Positive, *, variance: Positive = 1
 
 def _scaled(where: str, length_scale, variance) -> Callable[[Callable[[Array], Array]], Kernel]:
     remedy = "learn its logarithm, and pass it through jnp.exp"
-    require_positive(where, "length_scale", length_scale, remedy)
-    require_positive(where, "variance", variance, remedy)
+    _require_one(where, "length_scale", length_scale, remedy)
+    _require_one(where, "variance", variance, remedy)
 
     def of(shape):
         return lambda s, t: variance * shape(jnp.abs(s - t) / length_scale)
 
     return of
+
+
+def _require_one(where: str, name: str, value, remedy: str) -> None:
+    if jnp.ndim(value) != 0:
+        got = f"shape {list(jnp.shape(value))}"
+        raise refusal(where, name, "be one number", got, "make one kernel for each, or jax.vmap")
+    require_positive(where, name, value, remedy)

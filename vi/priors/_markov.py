@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.tree_util import Partial, all_leaves
 from jaxtyping import Array, Float
+from numpyro.distributions import constraints
 
 from vi._check import refusal, require_count
 from vi._known import is_known, require_positive
+from vi.priors._draws import each_alone
+from vi.priors._event import require_event
 from vi.types import Key, Variational
 
 
@@ -21,20 +25,25 @@ def markov(
 
     .. math:: p(z) = p(z_1) \prod_{t = 2}^{T} p(z_t | z_{t - 1})
 
-    The density takes all steps at once; a draw is a scan over them.
+    The density maps the transition over the steps; a draw is a scan over them. Both hand it states
+    ``[..., *batch, D]``, so that it may have parameters ``[*batch, D]``; ``first`` then has that
+    batch too.
 
     Args:
         first: Of z_1, with events ``[D]``.
-        transition: From states ``[..., D]`` to the distribution of the next ones, a network's for
-            instance.
+        transition: From states ``[..., *batch, D]`` to the distribution of the next ones, a
+            network's for instance. If it is a pytree (an ``nnx.Module``, or a
+            ``jax.tree_util.Partial`` of a function and its arrays), so is the prior, with the same
+            leaves; what a plain function closes over must not be traced where the prior passes
+            through jit.
         num_steps: T.
 
     Returns:
-        A distribution over ``[*sample_shape, *batch, T, D]``, with ``sample`` and ``log_prob``.
+        A NumPyro distribution with event shape ``[T, D]``.
 
     Raises:
         ValueError: Fewer than one step, or states without their one axis of D; on scoring, another
-            number of steps.
+            number of steps, or a first state or transition of another batch than the value.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, vi
@@ -73,7 +82,7 @@ def ar1(
         scale: s, ``[D]``, the standard deviation of what each step adds.
 
     Returns:
-        A distribution over ``[*sample_shape, T, D]``, with ``sample`` and ``log_prob``.
+        A NumPyro distribution with event shape ``[T, D]``.
 
     Raises:
         ValueError: Fewer than one step, shapes that are not one ``[D]``, a known scale at or below
@@ -96,57 +105,70 @@ def ar1(
         raise refusal("ar1", "coefficient", "lie between -1 and 1", got, remedy)
     stationary = scale / jnp.sqrt((1 - coefficient) * (1 + coefficient))
     first = dist.Normal(jnp.zeros_like(scale), stationary).to_event(1)
-    return markov(
-        first, lambda z: dist.Normal(coefficient * z, scale).to_event(1), num_steps=num_steps
-    )
+    return markov(first, Partial(_regress, coefficient, scale), num_steps=num_steps)
 
 
-class MarkovPrior:
-    """A Markov chain over ``[T, D]``; made by ``markov`` and ``ar1``."""
+def _regress(coefficient: Array, scale: Array, z: Array) -> dist.Distribution:
+    return dist.Normal(coefficient * z, scale).to_event(1)
+
+
+class MarkovPrior(dist.Distribution):
+    """A Markov chain over ``[T, D]``; made by ``markov`` and ``ar1``. Its draws have no path."""
+
+    pytree_data_fields = ("first", "transition")
+    pytree_aux_fields = ("num_steps",)
+    has_rsample: Any = False
 
     def __init__(self, first: Any, transition: Callable[[Array], Any], num_steps: int):
-        self.first, self.transition, self.num_steps = first, transition, num_steps
+        self.first, self.num_steps = first, num_steps
+        self.transition = Partial(transition) if all_leaves([transition]) else transition
+        super().__init__(first.batch_shape, (num_steps, *first.event_shape))
 
-    @property
-    def event_shape(self) -> tuple[int, int]:
-        """``(T, D)``."""
-        return (self.num_steps, *self.first.event_shape)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """That of the first state."""
-        return self.first.batch_shape
+    @constraints.dependent_property
+    def support(self) -> Any:
+        """That of the states."""
+        return constraints.independent(self.first.support, 1)
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draw paths, ``[*sample_shape, *batch, T, D]``."""
-        first_key, rest_key = jax.random.split(key)
-        start = self.first.sample(first_key, sample_shape)
+        return each_alone(self._one, key, sample_shape)
 
-        def step(state, key):
-            after = self.transition(state).sample(key)
+    def _one(self, key: Key) -> Array:
+        first_key, rest_key = jax.random.split(key)
+        start = self.first.sample(first_key)
+
+        def step(state, t):
+            after = self.transition(state).sample(jax.random.fold_in(rest_key, t))
             if jnp.shape(after) != jnp.shape(state):
                 got = f"{list(jnp.shape(after))} from {list(jnp.shape(state))}"
-                remedy = "make it depend on the state along every axis"
+                remedy = "give the first state the transition's batch, and both one D"
                 raise refusal("markov", "transition", "keep the shape of the state", got, remedy)
             return after, after
 
-        _, later = jax.lax.scan(step, start, jax.random.split(rest_key, self.num_steps - 1))
+        _, later = jax.lax.scan(step, start, jnp.arange(self.num_steps - 1))
         return jnp.concatenate([start[..., None, :], jnp.moveaxis(later, 0, -2)], axis=-2)
 
-    def log_prob(self, value: Float[Array, "*shape T D"], /) -> Float[Array, "*shape"]:
+    def log_prob(self, value: Float[Array, "*shape T D"]) -> Float[Array, "*shape"]:
         """The log-density in nats, ``[*sample_shape, *batch]``."""
-        if jnp.shape(value)[-2:] != self.event_shape:
-            remedy = "draw from a q with that event, or change num_steps"
-            rule = f"have events {list(self.event_shape)}"
-            raise refusal("markov.log_prob", "value", rule, f"{list(jnp.shape(value))}", remedy)
+        require_event("markov", value, self.event_shape)
+        value = jnp.asarray(value)
         start = self.first.log_prob(value[..., 0, :])
-        steps = self.transition(value[..., :-1, :]).log_prob(value[..., 1:, :])
-        expected = (*jnp.shape(start), self.num_steps - 1)
-        if jnp.shape(steps) != expected:
-            got = f"{list(jnp.shape(steps))} instead of {list(expected)}"
-            remedy = "give the transition events of D (to_event(1)), one for each state"
-            raise refusal("markov.log_prob", "transition", "score each step", got, remedy)
-        return start + steps.sum(-1)
+        self._require_batch("first", start, value)
+        if self.num_steps == 1:
+            return start
+
+        def step(before, after):
+            log_p = self.transition(before).log_prob(after)
+            self._require_batch("transition", log_p, before[..., None, :])
+            return log_p
+
+        return start + jax.vmap(step, -2, -1)(value[..., :-1, :], value[..., 1:, :]).sum(-1)
+
+    def _require_batch(self, name: str, log_p: Array, value: Array) -> None:
+        if jnp.shape(log_p) != jnp.shape(value)[:-2]:
+            got = f"{list(jnp.shape(log_p))} instead of {list(jnp.shape(value)[:-2])}"
+            remedy = "give it events of D (to_event(1)), and the value the batch of both"
+            raise refusal("markov.log_prob", name, "score each state", got, remedy)
 
     def __repr__(self) -> str:
         return f"markov({self.num_steps} steps of {self.first.event_shape[0]})"

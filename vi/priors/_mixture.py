@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vi._check import refusal, require_count
+from vi._known import require_positive
+from vi.priors._event import require_event
 
 
 class MixturePrior(nnx.Module):
@@ -28,7 +30,8 @@ class MixturePrior(nnx.Module):
         rngs: Where they come from.
 
     Raises:
-        ValueError: A size or a number of components below 1, or a spread that is not positive.
+        ValueError: A size or a number of components below 1, or a spread that is not positive
+            and finite; on scoring, values that are not ``[D]``.
 
     Examples:
         >>> import jax, jax.numpy as jnp, vi
@@ -41,9 +44,8 @@ class MixturePrior(nnx.Module):
     def __init__(self, size: int, *, num_components: int, spread: float = 1.0, rngs: nnx.Rngs):
         require_count("MixturePrior", "size", size)
         require_count("MixturePrior", "num_components", num_components)
-        if not spread > 0:
-            remedy = "components that begin as one stay one"
-            raise refusal("MixturePrior", "spread", "be positive", spread, remedy)
+        remedy = "components that begin as one stay one"
+        require_positive("MixturePrior", "spread", spread, remedy)
         shape = num_components, size
         self.loc = nnx.Param(spread * jax.random.normal(rngs.params(), shape))
         self.log_scale = nnx.Param(jnp.zeros(shape))
@@ -52,7 +54,7 @@ class MixturePrior(nnx.Module):
     def __call__(self) -> dist.Distribution:
         """``p(z)``, a NumPyro distribution with event shape ``[D]``."""
         normals = dist.Normal(self.loc[...], jnp.exp(self.log_scale[...])).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits[...]), normals)
+        return Mixture("MixturePrior", self.logits[...], normals)
 
 
 class VampPrior(nnx.Module):
@@ -124,5 +126,25 @@ class VampPrior(nnx.Module):
             remedy = "of a chain, pass the member that this is the prior of"
             rule = f"give a NumPyro distribution of batch shape ({count},)"
             raise refusal("VampPrior", "posterior", rule, got, remedy)
-        logits = jnp.zeros(count) if self.logits is None else self.logits[...]
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+        raw_dtype = self.raw[...].dtype
+        logits = jnp.zeros(count, raw_dtype) if self.logits is None else self.logits[...]
+        return Mixture("VampPrior", logits, components)
+
+
+class Mixture(dist.MixtureSameFamily):
+    """NumPyro's, whose components each see the value at their full batch, as a flow must."""
+
+    pytree_aux_fields = ("where",)
+
+    def __init__(self, where: str, logits: Float[Array, " C"], components: dist.Distribution):
+        self.where = where
+        mixing: Any = dist.Categorical(logits=logits)
+        super().__init__(mixing, components)
+
+    def component_log_probs(self, value: Any) -> Float[Array, "*shape C"]:
+        """``log w_c + log p_c(z)`` in nats, for each component."""
+        require_event(self.where, value, self.event_shape)
+        axis = jnp.ndim(value) - self.event_dim
+        each = jnp.repeat(jnp.expand_dims(value, axis), self.mixture_size, axis)
+        logits: Any = self.mixing_distribution.logits
+        return jax.nn.log_softmax(logits) + self.component_distribution.log_prob(each)

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from vi._check import refusal
 from vi._known import require_positive
+from vi.priors._event import Event
 
 
 def laplace_softmax(concentration: Float[Array, "*batch M"]) -> dist.Distribution:
@@ -26,7 +27,8 @@ def laplace_softmax(concentration: Float[Array, "*batch M"]) -> dist.Distributio
         A NumPyro distribution over logits, with event shape ``[M]``.
 
     Raises:
-        ValueError: Fewer than two topics, or a known concentration at or below 0.
+        ValueError: Fewer than two topics, or a known concentration at or below 0; on scoring,
+            logits of another number of topics.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -46,4 +48,5 @@ def laplace_softmax(concentration: Float[Array, "*batch M"]) -> dist.Distributio
     log_alpha = jnp.log(concentration)
     loc = log_alpha - log_alpha.mean(-1, keepdims=True)
     shared = (1 / concentration).mean(-1, keepdims=True) / size
-    return dist.Normal(loc, jnp.sqrt((1 - 2 / size) / concentration + shared)).to_event(1)
+    scale = jnp.sqrt((1 - 2 / size) / concentration + shared)
+    return Event("laplace_softmax", dist.Normal(loc, scale), 1)

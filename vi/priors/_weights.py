@@ -6,13 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import lax, random
+from jax import custom_jvp, lax, random
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
 from vi._known import is_known, require_positive
+from vi.priors._event import Event, require_event_shape
 from vi.types import Key
 
 
@@ -34,8 +35,9 @@ def scale_mixture(
         A NumPyro distribution with that event shape.
 
     Raises:
-        ValueError: Scales and shares of different shapes, a known scale at or below 0, or known
-            shares that are no probabilities.
+        ValueError: Scales and shares of different shapes, a known scale at or below 0, known
+            shares that are no probabilities, or an event shape that is no tuple of sizes; on
+            scoring, weights of another shape.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -48,6 +50,7 @@ def scale_mixture(
         Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), equation 7.
     """
     where = "scale_mixture"
+    require_event_shape(where, event_shape)
     if jnp.ndim(scales) != 1 or jnp.shape(scales) != jnp.shape(shares):
         got = f"{list(jnp.shape(scales))} and {list(jnp.shape(shares))}"
         raise refusal(where, "scales and shares", "be [C]", got, "one of each per component")
@@ -59,7 +62,7 @@ def scale_mixture(
             raise refusal(where, "shares", "be probabilities", f"{known}", remedy)
     mixing = dist.Categorical(probs=shares)
     each = dist.MixtureSameFamily(mixing, dist.Normal(jnp.zeros_like(scales), scales))
-    return each.expand(event_shape).to_event(len(event_shape))
+    return Event(where, each.expand(event_shape), len(event_shape))
 
 
 def horseshoe(
@@ -83,7 +86,8 @@ def horseshoe(
         A NumPyro distribution with batch shape ``[*batch]`` and that event shape.
 
     Raises:
-        ValueError: A known scale at or below 0.
+        ValueError: A known scale at or below 0, or an event shape that is no tuple of sizes; on
+            scoring, weights of another shape.
 
     Examples:
         >>> import jax.numpy as jnp, vi
@@ -95,9 +99,10 @@ def horseshoe(
         Carvalho, Polson and Scott (2010), theorem 1 and its proof.
     """
     require_positive("horseshoe", "scale", scale, "pass it through jnp.exp")
-    scale = jnp.asarray(scale, jnp.result_type(float, scale))
+    require_event_shape("horseshoe", event_shape)
+    scale = jnp.asarray(scale) * 1.0
     each = Horseshoe(scale.reshape(*scale.shape, *(1,) * len(event_shape)))
-    return each.expand((*scale.shape, *event_shape)).to_event(len(event_shape))
+    return Event("horseshoe", each.expand((*scale.shape, *event_shape)), len(event_shape))
 
 
 class Horseshoe(dist.Distribution):
@@ -129,23 +134,51 @@ class Horseshoe(dist.Distribution):
 
 _TERMS = 20  # of the series below 1; and so many levels of the fraction above
 _LEVELS = 80
-_FAR = 1e15  # beyond it x e^x E1(x) is 1 to the last digit
+_FAR = math.log(1e15)  # beyond it x e^x E1(x) is 1 to the last digit
 
 
+@custom_jvp
 def _log_scaled_e1(log_x: Array) -> Array:
     """``log(e^x E1(x))``, from log x, for all x above 0 (Abramowitz and Stegun 5.1.11, 5.1.22)."""
-    is_small = log_x < 0
-    x = jnp.exp(jnp.where(is_small, log_x, 0.0))
+    small = jnp.minimum(log_x, 0.0)
+    x = jnp.exp(small)
     term, total = jnp.ones_like(x), jnp.zeros_like(x)
     for k in range(1, _TERMS + 1):
         term = -term * x / k
         total = total - term / k
-    small = x + jnp.log(-np.euler_gamma - jnp.where(is_small, log_x, 0.0) + total)
-    y = jnp.exp(jnp.where(is_small, 0.0, jnp.minimum(log_x, math.log(_FAR))))
+    series = x + jnp.log(-np.euler_gamma - small + total)
+    y = jnp.exp(jnp.clip(log_x, 0.0, _FAR))
+    fraction = jnp.log(y / (y + 1 - 1 / _second_level(y))) - log_x
+    return jnp.where(log_x < 0, series, fraction)
+
+
+@_log_scaled_e1.defjvp
+def _(primals, tangents):
+    (log_x,), (tangent,) = primals, tangents
+    return _log_scaled_e1(log_x), (_slope_and_one(log_x) - 1) * tangent
+
+
+@custom_jvp
+def _slope_and_one(log_x: Array) -> Array:
+    """1 more than the derivative of ``log(e^x E1(x))`` in log x, ``x + 1 - 1 / (e^x E1(x))``."""
+    small = jnp.minimum(log_x, 0.0)
+    below = jnp.exp(small) + 1 - jnp.exp(-_log_scaled_e1(small))
+    above = 1 / _second_level(jnp.exp(jnp.clip(log_x, 0.0, _FAR)))
+    return jnp.where(log_x < 0, below, above)
+
+
+@_slope_and_one.defjvp
+def _(primals, tangents):
+    (log_x,), (tangent,) = primals, tangents
+    value = _slope_and_one(log_x)
+    return value, (jnp.exp(jnp.minimum(log_x, _FAR)) * value - (value - 1) ** 2) * tangent
+
+
+def _second_level(y: Array) -> Array:
+    """Of the fraction ``e^y E1(y) = 1 / (y + 1 - 1 / below)``, the part below."""
 
     def level(i, below):
         n = _LEVELS - i
         return y + 2 * n - 1 - n * n / below
 
-    fraction = y / lax.fori_loop(0, _LEVELS, level, y + 2 * _LEVELS + 1)
-    return jnp.where(is_small, small, jnp.log(fraction) - log_x)
+    return lax.fori_loop(0, _LEVELS - 1, level, y + 2 * _LEVELS + 1)
