@@ -125,4 +125,5 @@ def _fill(key: Array, model: RowVAE, rows: Rows, num_samples: int) -> Any:
         rows.observed,
         num_samples=num_samples,
     )
+    assert filled.mean is not None
     return Filled(filled.mean, filled.effective_samples)

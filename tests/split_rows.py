@@ -80,6 +80,7 @@ def distance(a, b) -> float:
     return max(float((np.abs(x - y) / np.maximum(1, np.abs(y))).max()) for x, y in pairs)
 
 
-for name in sys.argv[1:]:
-    kind, _, member = name.partition(" ")
-    run(name, row_of_a_flow(member) if kind == "flow" else FAMILIES[name])
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        kind, _, member = name.partition(" ")
+        run(name, row_of_a_flow(member) if kind == "flow" else FAMILIES[name])
