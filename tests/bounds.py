@@ -48,6 +48,7 @@ BOUNDS = {
 NEIGHBOURS = {  # near another in the table: they run with the slow tests
     *("cubo(2)", "tvo_upper", "csiszar, evidence", "jackknife(iwae, 2)", "grouped(jackknife)"),
     *("squared_hellinger", "chi_square", "jensen_shannon", "forward_kl, evidence", "renyi(2)"),
+    *("eubo", "stratified_elbo", "renyi(-1)", "forward_kl"),
 }
 
 

@@ -24,14 +24,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_PAGES = "numpyro_eight_schools.md", "numpyro_mixed.md"
+SLOW_PAGES = "numpyro_eight_schools.md", "numpyro_mixed.md", "numpyro_vae.md"
+SLOW_EXAMPLES = (
+    "vi/numpyro",
+    "vi/testing",
+    "vi/diagnostics",
+)  # docstrings whose rooms' tests do the same
+SLOW_RUNS = {  # experiments of over 10 s at toy size, by the fixture that runs them
+    "test_sigmoid_belief.py": "toy",
+    "test_elbo_identities.py": "run",
+    "test_gradient_snr.py": "run",
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """NumPyro uses keys twice itself: guides when they are set up, subsampled plates, modules."""
     for item in items:
-        if item.path.name in SLOW_PAGES:
+        is_example = isinstance(item, pytest.DoctestItem)
+        slow_room = is_example and item.nodeid.startswith(SLOW_EXAMPLES)
+        slow_run = SLOW_RUNS.get(item.path.name) in getattr(item, "fixturenames", ())
+        if slow_room or slow_run or item.path.name in SLOW_PAGES:
             item.add_marker(pytest.mark.slow)
         if "numpyro" in item.path.name or "numpyro" in item.path.parts or item.path.suffix == ".md":
             item.runtest = _with_numpyros_keys(item.runtest)

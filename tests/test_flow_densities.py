@@ -61,6 +61,7 @@ def test_the_integral_is_the_trapezoid_rules(name):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_the_others_are_normalised_by_what_they_are_made_of():
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 50)))
     student = dist.StudentT(targets.DEGREES).log_prob(z[:, :2]).sum(-1)

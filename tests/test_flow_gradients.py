@@ -117,7 +117,9 @@ def truth_of(flow):
 
 
 @pytest.mark.parametrize(
-    ("flow", "estimator"), [(LINE, dreg), (inverted(LINE), reparam)], ids=["iaf", "maf"]
+    ("flow", "estimator"),
+    [pytest.param(LINE, dreg, marks=pytest.mark.slow), (inverted(LINE), reparam)],
+    ids=["iaf", "maf"],
 )
 def test_splines_on_the_line(flow, estimator):
     """The direction that loops over dimensions, in scoring and in drawing."""

@@ -261,6 +261,7 @@ def test_a_weight_of_zero_leaves_the_gradient_finite():
     chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, params))
 
 
+@pytest.mark.slow
 def test_second_derivatives_under_reparam_are_the_bounds():
     """In float32, with a weight so small that its square underflows, and with F_k = 0."""
 

@@ -181,6 +181,7 @@ def test_nested_gradients_are_those_written_out(size):
     assert far(found(fixed(iwae)), truth) > 5
 
 
+@pytest.mark.slow
 def test_a_bound_of_the_globals_needs_what_it_is_given():
     options = {"plates": ("N",), "global_objective": reparam(iwae)}
     for seed in range(3):
@@ -323,6 +324,7 @@ def test_the_elbo_takes_every_model_without_a_word():
         assert jnp.isfinite(run(loss_of(dreg(elbo), 4), params, model, guide, Y))
 
 
+@pytest.mark.slow
 def test_a_divergence_goes_down_for_the_guide():
     loss = loss_of(reparam(cubo(2)), 64, plates=())
     near = {"loc": Y.sum() / 7, "scale": jnp.array(7**-0.5)}
@@ -351,6 +353,7 @@ def square_guide(y):
             numpyro.sample("z", dist.Normal(pull[:, None] * y + u[..., None], 0.8).to_event(1))
 
 
+@pytest.mark.slow
 def test_cells_that_are_the_last_axis_of_a_value(monkeypatch):
     data = jnp.array(np.random.default_rng(4).normal(size=(3, 3, 2)))
     params = {"theta": jnp.array(1.2), "pull": jnp.array([0.1, 0.3, 0.6])}
