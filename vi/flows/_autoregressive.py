@@ -8,8 +8,8 @@ from flax import nnx
 from jax.scipy.linalg import solve_triangular
 
 from vi._check import refusal, require_count, require_rngs
+from vi._mixed import once
 from vi.flows._flow import Flow, conditioned, root_width, stacked
-from vi.flows._force import once
 from vi.flows._transformers import Transformer, require_layers, require_transformer
 from vi.networks import MaskedMLP
 

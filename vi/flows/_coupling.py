@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vi._check import refusal, require_count, require_rngs
+from vi._mixed import once
 from vi.flows._flow import Flow, conditioned, stacked
-from vi.flows._force import once, through_elementwise
+from vi.flows._force import through_elementwise
 from vi.flows._transformers import Transformer, require_layers, require_transformer
 from vi.networks import MLP
 

@@ -12,10 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vi._mixed import once
-
-__all__ = ["once", "through_elementwise"]
-
 
 def through_elementwise(transformer: Any, x, params, force) -> tuple[Any, Any, Any, Any]:
     """An elementwise transform, the force behind it, and the cotangent of its parameters.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vi._check import require_count, require_rngs
+from vi._mixed import once
 from vi.flows._flow import Flow
-from vi.flows._force import once
 
 
 def planar(size: int, *, num_layers: int, context_size: int = 0, rngs: nnx.Rngs) -> "Planar":

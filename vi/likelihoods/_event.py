@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vi._check import refusal, require_count
+from vi._known import is_known
 
 
 class Observation(dist.Independent):
@@ -83,13 +83,13 @@ def _require_support(where: str, base: Any, value) -> None:
 
     A mass says what its data are, ``data_rule``, and what else to do, ``data_remedy``.
     """
-    if isinstance(value, Tracer):
+    if not is_known(value):
         return
     known, support = np.asarray(value), base.support
     support = getattr(support, "base_constraint", support)  # entry by entry, in a joint event too
     with np.errstate(invalid="ignore"):
         inside = support(known)
-    if isinstance(inside, Tracer) or np.all(inside):
+    if not is_known(inside) or np.all(inside):
         return
     outside = known[~np.broadcast_to(inside, known.shape)]
     remedy = getattr(base, "data_remedy", "look at the data: a real number is asked for")

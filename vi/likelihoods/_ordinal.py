@@ -5,12 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from vi._check import refusal
+from vi._known import is_known
 from vi.likelihoods._event import Observation, observation
 from vi.likelihoods._levels import Levels, entry_at, log_logistic_mass
 from vi.likelihoods._parameters import beside, in_float, require_trailing
@@ -57,7 +57,7 @@ def ordinal(
         raise refusal("ordinal", "cutpoints", "be [..., M - 1] with M at least 2", got, remedy)
     full = (*jnp.shape(predictor), jnp.shape(cutpoints)[-1])
     require_trailing("ordinal", "cutpoints", cutpoints, "predictor, and M - 1", full)
-    if not isinstance(cutpoints, Tracer):
+    if is_known(cutpoints):
         steps = np.diff(np.asarray(cutpoints), axis=-1)
         if not ((steps > 0).all() and np.isfinite(np.asarray(cutpoints)).all()):
             remedy = "sort them, or learn positive steps and take jnp.cumsum"
