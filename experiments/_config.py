@@ -7,15 +7,16 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-import jax
 import tyro
 
+from experiments._hardware import announce, optimised
 from experiments._results import Record, Result, plain, write_results
 from experiments._run import Run, open_run
 from experiments.table import print_table
@@ -97,7 +98,7 @@ def main(Config: type[Common], presets: Presets, experiment: Experiment) -> None
     with _sigterm_interrupts():
         try:
             execute(_parse(Config, presets, experiment, name), presets, experiment, name)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             if not _is_refusal(error, experiment):
                 raise
             sys.exit(f"experiments.{name}: {' '.join(str(error).split())}")
@@ -124,12 +125,31 @@ def execute(config: Common, presets: Presets, experiment: Experiment, name: str)
             print(f"finished before: {run.out} holds this run; nothing was computed")
             return run.finished
         print(f"{'beginning' if run.is_new else 'going on'} in {run.out}", file=sys.stderr)
-        with _optimised(config.preset != "smoke"):
+        announce(config.preset)
+        with optimised(config.preset != "smoke"):
             result = experiment(config, run)
-        record = write_results(run.out, run.settings | run.facts, result, run.seconds)
+        record = write_results(
+            run.out,
+            run.settings | run.facts,
+            result,
+            run.seconds,
+            command_of(config, presets, name),
+        )
         print_table(record)
         print(f"written to {run.out}: " + ", ".join(["results.json", *record.pictures]))
         return record
+
+
+def command_of(config: Common, presets: Presets, name: str) -> str:
+    """The command that computes ``config`` again: what its preset gives is not repeated."""
+    given = resolve(type(config)(preset=config.preset, data=config.data), presets)
+    words = ["python", "-m", f"experiments.{name}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default if field.name in ("preset", "data") else getattr(given, field.name)
+        if field.name not in NOT_PROTOCOL and value != default:
+            words += [_flag(field.name), *_shown(value).split()]
+    return shlex.join(words)
 
 
 def _parse(Config: type[Common], presets: Presets, experiment: Experiment, name: str) -> Common:
@@ -202,17 +222,6 @@ def _is_refusal(error: Exception, experiment: Experiment) -> bool:
     where = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
     ours = where.split(".")[0] in ("vi", "experiments") or where == experiment.__module__
     return isinstance(error, OSError) or (ours and "; " in str(error))
-
-
-@contextlib.contextmanager
-def _optimised(wanted: bool) -> Iterator[None]:
-    """Programs that run fast, or that compile fast: a smoke run is nearly all compilation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", before or not wanted)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @contextlib.contextmanager

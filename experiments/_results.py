@@ -94,6 +94,7 @@ class Record(NamedTuple):
     python: str
     versions: dict[str, str]
     pictures: list[str]
+    command: str = ""
 
 
 def over_seeds(values: Float[Array, "S"] | np.ndarray, **fields: Any) -> Metric:
@@ -111,7 +112,7 @@ def over_data(values: Float[Array, "S M"] | np.ndarray, **fields: Any) -> Metric
 
 
 def write_results(
-    out: pathlib.Path, protocol: dict[str, Any], result: Result, seconds: Seconds
+    out: pathlib.Path, protocol: dict[str, Any], result: Result, seconds: Seconds, command: str
 ) -> Record:
     """Write pictures, arrays and, as the last, ``results.json``: a folder with it is finished."""
     import jax  # here, since reading results needs no JAX
@@ -128,9 +129,8 @@ def write_results(
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     named = {name: protocol[name] for name in ("experiment", "seed", "num_seeds")}
-    record = Record(
-        protocol=protocol, metrics=metrics, seconds=seconds, pictures=pictures, **named, **machine
-    )
+    held = {"protocol": protocol, "metrics": metrics, "pictures": pictures, "command": command}
+    record = Record(**held, seconds=seconds, **named, **machine)
     write_json(out / "results.json", record._asdict() | {"metrics": fields})
     return record
 

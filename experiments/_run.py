@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import vi
+from experiments._hardware import is_lacking, say_how_long
+from experiments._log import Log
 from experiments._results import (
     Record,
     Seconds,
@@ -24,10 +26,8 @@ from experiments._results import (
     read_results,
     write_arrays,
     write_json,
-    write_whole,
 )
 
-_PLACE = ("stage", "step", "seconds")
 _FIT = 0x666974  # folded into every seed's key by run.fit
 _TOLD = r".*(interrupted at step|the next has non-finite)"  # by fit, and raised as an error here
 
@@ -84,7 +84,7 @@ class Run:
             return
         if "seconds.json" in done and not self.is_new:
             self.seconds = _read_object(out / "seconds.json")
-        self._log = _Log(out / "metrics.jsonl")
+        self._log = Log(out / "metrics.jsonl")
 
     def protocol(self, **facts: Any) -> None:
         """Add facts that results depend on, e.g. the data's fingerprint; call it before any work.
@@ -123,15 +123,18 @@ class Run:
         def report(at, metrics):
             self._log.write(name, at, time.perf_counter() - begun, metrics)
 
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, _FIT))(self.key)
+        sizes = {"num_steps": num_steps, "batch_size": batch_size}
+        if is_lacking(self.settings.get("preset")):
+            say_how_long(name, keys, step, state, data, **sizes)
         with self.stage(name, "training"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", _TOLD, RuntimeWarning)
             result = vi.training.fit(
-                jax.vmap(lambda key: jax.random.fold_in(key, _FIT))(self.key),
+                keys,
                 step,
                 state,
                 data,
-                num_steps=num_steps,
-                batch_size=batch_size,
+                **sizes,
                 eval_every=max(num_steps // 20, 1) if eval_every is None else eval_every,
                 report=report,
                 checkpoint=self.out / "checkpoints" / file_name(name),
@@ -201,50 +204,3 @@ def _read_object(path: pathlib.Path, *names: str) -> dict[str, Any]:
         remedy = "choose another --out, or delete that file"
         raise ValueError(f"{path} is damaged or not an experiment's; {remedy}")
     return held
-
-
-class _Log:
-    """``metrics.jsonl``: one line per report, as if the run had never been interrupted."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path, self._rows = path, []
-        self._before: dict[str, float] = {}  # a stage's seconds in earlier processes
-        text = path.read_text(errors="replace") if path.exists() else ""
-        for number, line in enumerate(text.splitlines(keepends=True), start=1):
-            if not line.endswith("\n"):
-                self._rewrite()  # it was being written when the process was killed
-                break
-            try:
-                row = json.loads(line)
-                self._rows.append({name: row[name] for name in _PLACE} | row)
-            except (ValueError, TypeError, KeyError):
-                remedy = "move the file away (the checkpoints stay usable)"
-                raise ValueError(f"{path}, line {number} is not a report; {remedy}") from None
-
-    def write(self, stage: str, step: int, seconds: float, metrics: dict[str, np.ndarray]) -> None:
-        """Add a report; a resumed run's stands where the first of those it repeats stood."""
-        rows = self._rows
-        ours = [r["stage"] == stage and r["step"] >= step for r in rows]
-        place = ours.index(True) if any(ours) else len(rows)
-        earlier = [r["seconds"] for r in rows[:place] if r["stage"] == stage]
-        seconds += self._before.setdefault(stage, max(earlier, default=0.0))
-        if taken := set(_PLACE) & set(metrics):
-            raise ValueError(f"{stage}: {taken.pop()} names a column of the log; rename the metric")
-        row = {"stage": stage, "step": step, "seconds": round(seconds, 3)}
-        row |= {name: _listed(values) for name, values in metrics.items()}
-        rows[place:] = [row, *(r for r, o in zip(rows[place:], ours[place:], strict=True) if not o)]
-        if rows[-1] is row and not any(ours):
-            with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        else:
-            self._rewrite()
-
-    def _rewrite(self) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in self._rows)
-        write_whole(self._path, lambda file: file.write(text.encode()))
-
-
-def _listed(values: np.ndarray) -> Any:
-    """A number, or a list of one per seed; what is not finite is null, as JSON has no NaN."""
-    values = np.asarray(values[0] if len(values) == 1 else values)
-    return np.where(np.isfinite(values), values.astype(object), np.array(None)).tolist()

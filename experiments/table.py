@@ -7,9 +7,11 @@ import base64
 import html
 import itertools
 import json
+import os
 import pathlib
 import re
 import sys
+import urllib.parse
 from typing import NamedTuple
 
 import tyro
@@ -29,6 +31,7 @@ _LEGEND = {
     "reference": "read in its source, recalled (unverified), measured by us, or exact",
     "difference": "obtained minus reference; mind the reference's protocol, after its source",
 }
+_e = html.escape
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --dim: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -66,17 +69,21 @@ def gather(runs: pathlib.Path) -> tuple[list[Entry], list[str]]:
     return entries, wrong
 
 
-def to_markdown(entries: list[Entry]) -> str:
-    """The table as Markdown."""
+def to_markdown(entries: list[Entry], page: pathlib.Path) -> str:
+    """The table as Markdown, its pictures linked from the folder ``page``."""
     rule = "| " + " | ".join("--:" if i in _NUMBERS else "---" for i in range(len(_HEAD))) + " |"
     lines = ["# Obtained against reference", ""]
     lines += [f"- {sign}: {meaning}" for sign, meaning in _LEGEND.items()]
     for entry in entries:
-        facts = {"folder": str(entry.folder)} | _facts(entry.record) | _protocol(entry.record)
+        folder = os.path.relpath(entry.folder, page)
+        facts = {"folder": folder} | _facts(entry.record) | _protocol(entry.record)
         lines += ["", f"## {_marked(title(entry.record))}", ""]
         lines += [f"- {_marked(f'{k}: {v}')}" for k, v in facts.items()]
         lines += ["", f"| {' | '.join(_HEAD)} |", rule]
         lines += [f"| {' | '.join(map(_marked, row))} |" for row in _rows(entry.record)]
+        for name in entry.record.pictures:
+            link = urllib.parse.quote(f"{folder}/{name}")
+            lines += ["", f"![{title(entry.record)}]({link})"]
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +159,8 @@ def main(
         wrong.append(f"--runs: no finished run below {runs}; run an experiment first")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in (("table.md", to_markdown(entries)), ("table.html", to_html(entries))):
+        pages = {"table.md": to_markdown(entries, out), "table.html": to_html(entries)}
+        for name, text in pages.items():
             write_whole(out / name, lambda file, text=text: file.write(text.encode()))
         print(f"runs gathered: {len(entries)}; written to {out}: table.md, table.html")
     for line in wrong:
@@ -182,7 +190,8 @@ def _facts(record: Record) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     machine = f"{record.device}, {record.platform}"
     software = f"Python {record.python}, {versions}"
-    return {"seconds": ", ".join(seconds), "device": machine, "software": software}
+    facts = {"seconds": ", ".join(seconds), "device": machine, "software": software}
+    return {"command": record.command} | facts if record.command else facts
 
 
 def _protocol(record: Record) -> dict[str, str]:
@@ -218,10 +227,6 @@ def _picture(entry: Entry, name: str) -> pathlib.Path:
 def _marked(text: str) -> str:
     """``text`` as Markdown shows it."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-
-
-def _e(text: str) -> str:
-    return html.escape(text)
 
 
 def _lines(texts: list[str]) -> str:
