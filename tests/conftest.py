@@ -16,6 +16,7 @@ os.environ.setdefault(
 
 import jax
 import pytest
+from neighbours import NEIGHBOURS
 from numpyro_suite import pytest_addoption, pytest_cmdline_main  # noqa: F401
 
 jax.config.update("jax_debug_key_reuse", True)
@@ -25,11 +26,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
 
 
 SLOW_PAGES = "numpyro_eight_schools.md", "numpyro_mixed.md", "numpyro_vae.md"
-SLOW_EXAMPLES = (
-    "vi/numpyro",
-    "vi/testing",
-    "vi/diagnostics",
-)  # docstrings whose rooms' tests do the same
+SLOW_EXAMPLES = tuple(  # docstrings whose rooms' tests do the same
+    f"vi/{room}" for room in ("diagnostics", "likelihoods", "numpyro", "priors", "testing")
+)
 SLOW_RUNS = {  # experiments of over 10 s at toy size, by the fixture that runs them
     "test_sigmoid_belief.py": "toy",
     "test_elbo_identities.py": "run",
@@ -44,7 +43,8 @@ def pytest_collection_modifyitems(items):
         is_example = isinstance(item, pytest.DoctestItem)
         slow_room = is_example and item.nodeid.startswith(SLOW_EXAMPLES)
         slow_run = SLOW_RUNS.get(item.path.name) in getattr(item, "fixturenames", ())
-        if slow_room or slow_run or item.path.name in SLOW_PAGES:
+        covered = item.nodeid.startswith(NEIGHBOURS)
+        if slow_room or slow_run or covered or item.path.name in SLOW_PAGES:
             item.add_marker(pytest.mark.slow)
         if "numpyro" in item.path.name or "numpyro" in item.path.parts or item.path.suffix == ".md":
             item.runtest = _with_numpyros_keys(item.runtest)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from neighbours import NEIGHBOURS
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
@@ -143,3 +144,9 @@ def test_signatures_are_pinned():
     assert names(vi.training.fit) == fit
     assert names(vi.training.load) == ["folder", "like"]
     assert names(vi.training.run) == ["key", "step", "state", "data", "num_steps", "batch_size"]
+
+
+def test_what_a_neighbour_covers_is_there():
+    for place in NEIGHBOURS:
+        path, name = place.partition("[")[0].split("::")
+        assert f"def {name}(" in (ROOT / path).read_text(), place
