@@ -8,6 +8,12 @@ from vi.bounds._closed_kl import beta_elbo, elbo_closed_kl, free_bits
 from vi.bounds._csiszar import csiszar
 from vi.bounds._declare import Declaration, declaration, declare
 from vi.bounds._derivatives import derivatives, first_derivative, generic_derivatives
+from vi.bounds._discrepancy import (
+    gaussian_kernel,
+    inverse_multiquadratic_kernel,
+    squared_mmd_biased,
+    squared_mmd_unbiased,
+)
 from vi.bounds._divergences import (
     chi_square,
     forward_kl,
@@ -28,10 +34,17 @@ from vi.bounds._stratified_mixture import stratified_elbo, stratified_iwae
 from vi.bounds._sumo import Roulette, sumo
 from vi.bounds._tempered import tempered
 from vi.bounds._thermodynamic import eubo, tvo_lower, tvo_upper
+from vi.bounds._total_correlation import (
+    KLTerms,
+    kl_terms,
+    minibatch_stratified,
+    minibatch_weighted,
+)
 from vi.bounds._vr_max import vr_max
 
 __all__ = [
     "Declaration",
+    "KLTerms",
     "Roulette",
     "beta_elbo",
     "chi_square",
@@ -46,20 +59,27 @@ __all__ = [
     "first_derivative",
     "forward_kl",
     "free_bits",
+    "gaussian_kernel",
     "generic_derivatives",
     "generic_replaced",
     "grouped",
+    "inverse_multiquadratic_kernel",
     "iwae",
     "jackknife",
     "jensen_shannon",
+    "kl_terms",
     "learning_signal",
     "leave_one_out",
     "log_variance",
+    "minibatch_stratified",
+    "minibatch_weighted",
     "mix",
     "renyi",
     "replaced",
     "reverse_kl",
     "squared_hellinger",
+    "squared_mmd_biased",
+    "squared_mmd_unbiased",
     "stratified_elbo",
     "stratified_iwae",
     "sumo",
