@@ -67,6 +67,16 @@ def log_f(t, z):
     return MODEL.prior.log_prob(z) + t * MODEL.log_likelihood(X)(z)
 
 
+def shifted(move):
+    """The twin that moves by the density of the next temperature up."""
+
+    def transition(key, z, log_density, t):
+        following = PATH[jnp.searchsorted(PATH, t) + 1]
+        return move(key, z, lambda z: log_f(following, z), t)
+
+    return transition
+
+
 @pytest.fixture(scope="module")
 def weights():
     """``log_w - log p(x)`` of both directions, and of the twins, ``[K, B]``."""
@@ -74,7 +84,7 @@ def weights():
 
     @jax.jit
     def run(key):
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 7)
         joint = MODEL.log_joint(X)
         options: dict[str, Any] = {"temperatures": PATH, "transition": move}
         exact = MODEL.posterior(X).sample(keys[0], (CHAINS,))
@@ -83,11 +93,13 @@ def weights():
         free: dict[str, Any] = options | {"transition": unadjusted(1.3, 2)}
         untested = annealed_importance_sampling(keys[3], PRIOR, joint, CHAINS, **free)
         after = weighed_after(keys[4], PATH, move)
+        late: dict[str, Any] = options | {"transition": shifted(move)}
+        ahead = annealed_importance_sampling(keys[5], PRIOR, joint, CHAINS, **late)
+        behind = reverse_annealed_importance_sampling(keys[6], exact, PRIOR, joint, **late)
         log_p = MODEL.log_evidence(X)
-        held = forward, back, untested
-        named = dict(
-            zip(("forward", "back", "untested"), (h.log_weights for h in held), strict=True)
-        )
+        held = {"forward": forward, "back": back, "untested": untested}
+        held |= {"shifted": ahead, "shifted back": behind}
+        named = {name: annealed.log_weights for name, annealed in held.items()}
         kept = (forward.draws, forward.acceptance, back.acceptance)
         return {k: v - log_p for k, v in (named | {"after": after}).items()}, kept
 
@@ -97,14 +109,15 @@ def weights():
 def test_the_mean_weight_is_the_evidence(weights):
     log_w, _ = weights
     assert (np.abs(z_scores(np.exp(log_w["forward"]), 1.0)) < 5).all()
-    for twin in ("untested", "after", "back"):
+    for twin in ("untested", "after", "back", "shifted"):
         assert (np.abs(z_scores(np.exp(log_w[twin]), 1.0)) > 5).all(), twin
 
 
 def test_the_mean_inverse_weight_of_the_way_back_is_one_over_the_evidence(weights):
     log_w, _ = weights
     assert (np.abs(z_scores(np.exp(-log_w["back"]), 1.0)) < 5).all()
-    assert (np.abs(z_scores(np.exp(-log_w["forward"]), 1.0)) > 5).all()
+    for twin in ("forward", "shifted back"):
+        assert (np.abs(z_scores(np.exp(-log_w[twin]), 1.0)) > 5).all(), twin
 
 
 def test_the_two_directions_enclose_the_evidence(weights):
@@ -410,6 +423,7 @@ class Integers:
         (anneal(temperatures=jnp.array([0.0, 0.5])), "temperatures must rise from 0 to 1"),
         (anneal(temperatures=jnp.array([0.0, 0.5, 0.5, 1.0])), "temperatures must rise"),
         (anneal(temperatures=jnp.array([1.0, 0.5, 0.0])), "temperatures must rise from 0 to 1"),
+        (anneal(temperatures=np.array([0.0, 1 - 1e-9, 1.0])), "rise from 0 to 1.* in float32"),
         (anneal(initial=Integers()), "latents must be floating"),
         (anneal(initial=MODEL.prior, log_joint=lambda z: jnp.zeros((3, 2))), "have the shape of"),
         (anneal(log_joint=lambda z: z.sum()), r"log_joint must return \[K, \*batch\]"),
@@ -426,12 +440,14 @@ class Integers:
             r"transition must return its acceptance as \[K, \*batch\]",
         ),
         (reverse(jnp.zeros(())), "posterior_draws must have leaves"),
+        (reverse(jnp.zeros((2, 2))), "have the shapes of initial's draws.* give one draw as z"),
         (lambda: hamiltonian(0.1, num_steps=0), "num_steps must be an integer of at least 1"),
         (lambda: hamiltonian(-0.1, num_steps=1), "step_size must be positive and finite"),
         (tune(acceptance=1.0), "acceptance must be between 0 and 1"),
         (tune(start=0.0), "start must be positive"),
         (tune(temperatures=jnp.ones(3)), "tuned_step_sizes: temperatures must rise"),
         (lambda: sigmoidal_temperatures(0), "num_temperatures must be an integer"),
+        (lambda: sigmoidal_temperatures(500, steepness=40.0), "leave 500 temperatures apart in f"),
         (lambda: sigmoidal_temperatures(5, steepness=0.0), "steepness must be positive"),
     ],
 )

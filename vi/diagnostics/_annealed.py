@@ -55,10 +55,11 @@ def annealed_importance_sampling(
 
     with :math:`z_0 \sim q_0` and :math:`z_i` a transition from :math:`z_{i-1}` that leaves
     :math:`f_{t_i}` in place, for i below T. Then :math:`\mathbb{E}\, w = p(x)` exactly, however few
-    the temperatures and however poorly the chains move: both cost variance alone. So
-    ``vi.bounds.iwae(log_weights)`` is a lower bound on log p(x) in expectation, as every lower
-    bound of ``vi.bounds`` is, and it rises to log p(x) with T. At T = 1, ``[0, 1]``, there is no
-    transition, and this is plain importance sampling.
+    the temperatures and however poorly the chains move, wherever ``initial`` covers the posterior:
+    both cost w variance alone. So ``vi.bounds.iwae(log_weights)`` is a lower bound on log p(x) in
+    expectation, as every lower bound of ``vi.bounds`` is. It rises to log p(x) with T where the
+    chains mix; modes that they miss stay missing. At T = 1, ``[0, 1]``, there is no transition, and
+    this is plain importance sampling.
 
     It is exact because nothing is adapted: a step size that depends on the chain it moves leaves no
     density in place. Tune on a pilot run with a key of its own (``tuned_step_size``).
@@ -72,7 +73,8 @@ def annealed_importance_sampling(
     Args:
         key: One typed PRNG key.
         initial: The distribution to begin at, normalised, batch shape ``[*batch]``; a prior that
-            all data share is expanded to them first, ``prior.expand(batch_shape)``.
+            all data share is expanded to them first, ``prior.expand(batch_shape)``: with as many
+            chains as data, shapes could not tell that it was not.
         log_joint: ``z -> log p(x, z)``, ``[K, *batch]``, differentiable for ``hamiltonian``; an
             ``aux`` beside it is dropped.
         num_samples: ``K``, the chains of each datum.
@@ -127,13 +129,15 @@ def reverse_annealed_importance_sampling(
     r"""Weigh chains that go back to ``initial`` from *exact* posterior draws: the upper bound.
 
     The chains of ``annealed_importance_sampling`` with time reversed, and the same weight of the
-    path. Under them :math:`\mathbb{E}\, (1 / w) = 1 / p(x)`, so that by Jensen's inequality
+    path. Under them :math:`\mathbb{E}\, (1 / w) = 1 / p(x)` (at most that where p(x, z) is 0 on
+    part of ``initial``), so that by Jensen's inequality
 
     .. math:: \mathbb{E} \Big[ -\log \frac1M \sum_m \frac{1}{w_m} \Big] \ge \log p(x),
 
     which is ``-vi.bounds.iwae(-log_weights)``; with M = 1 it is ``log_weights`` itself. It falls to
-    log p(x) with T. Beside the lower bound of the forward chains this is bidirectional Monte Carlo:
-    the two enclose log p(x), each in expectation, and their gap bounds the error of both.
+    log p(x) with T where the chains mix. Beside the lower bound of the forward chains this is
+    bidirectional Monte Carlo: the two enclose log p(x), each in expectation, and their gap bounds
+    the error of both.
 
     Exact draws are had where the model made the data: ``z ~ p(z)``, then ``x ~ p(x | z)``, and z is
     one draw from p(z | x). Chains that begin at the same draw are not independent, and the bound
@@ -179,8 +183,16 @@ def reverse_annealed_importance_sampling(
         got = jax.tree.map(jnp.shape, draws)
         rule, remedy = "have leaves [M, *batch, *event]", "give one draw as z[None]"
         raise refusal(REVERSE, "posterior_draws", rule, got, remedy)
+    like = jax.eval_shape(lambda key: initial.sample(key, (_count(draws),)), key)
+    if (got := jax.tree.map(jnp.shape, draws)) != (want := jax.tree.map(jnp.shape, like)):
+        rule, remedy = f"have the shapes of initial's draws, {want}", "give one draw as z[None]"
+        raise refusal(REVERSE, "posterior_draws", rule, got, remedy)
     falling = jnp.flip(require_temperatures(REVERSE, temperatures))
     return _walk(REVERSE, key, draws, initial, log_joint, falling, transition)
+
+
+def _count(draws: Latent) -> int:
+    return jax.tree.leaves(draws)[0].shape[0]
 
 
 def _walk(where, key, z, initial, log_joint, temperatures, transition):

@@ -159,14 +159,15 @@ def tuned_step_sizes(
         ((2,), True)
 
     References:
-        Wu, Burda, Salakhutdinov and Grosse (2017), whose acceptance rate this aims at.
+        Neal (2011), section 4.3, for the rate of acceptance; Wu, Burda, Salakhutdinov and Grosse
+        (2017) adapt as they go, to 0.65.
     """
     where = "tuned_step_sizes"
     require_key(where, key)
     num_samples = require_count(where, "num_samples", num_samples)
     temperatures = require_temperatures(where, temperatures)
     if not 0 < acceptance < 1:
-        raise refusal(where, "acceptance", "be between 0 and 1", acceptance, "0.8 is usual")
+        raise refusal(where, "acceptance", "be between 0 and 1", acceptance, "0.65 to 0.8 is usual")
     require_positive(where, "start", start, "0.5 is a start")
     draw_key, walk_key = jax.random.split(key)
     z = initial.sample(draw_key, (num_samples,))

@@ -43,7 +43,11 @@ def sigmoidal_temperatures(
     if not 0 < steepness < np.inf:
         raise refusal(where, "steepness", "be positive and finite", steepness, "4 is usual")
     rising = np.tanh(steepness * np.linspace(-0.5, 0.5, count + 1))
-    return jnp.asarray((rising / rising[-1] + 1) / 2)
+    temperatures = np.asarray((rising / rising[-1] + 1) / 2, jnp.result_type(float))
+    if not (np.diff(temperatures) > 0).all():
+        rule = f"leave {count} temperatures apart in {temperatures.dtype}"
+        raise refusal(where, "steepness", rule, steepness, "4 is usual")
+    return jnp.asarray(temperatures)
 
 
 def path(
@@ -88,8 +92,10 @@ def require_temperatures(where: str, temperatures) -> Array:
     if jnp.ndim(temperatures) != 1 or len(temperatures) < 2:
         got = f"shape {list(jnp.shape(temperatures))}"
         raise refusal(where, "temperatures", rule, got, remedy)
+    dtype = jnp.result_type(float)
     if is_known(temperatures):
-        host = np.asarray(temperatures)
+        host = np.asarray(temperatures, dtype)
         if host[0] != 0 or host[-1] != 1 or not (np.diff(host) > 0).all():
-            raise refusal(where, "temperatures", rule, host, remedy)
-    return jnp.asarray(temperatures, jnp.result_type(float))
+            got = f"{host} in {host.dtype}"
+            raise refusal(where, "temperatures", rule, got, remedy)
+    return jnp.asarray(temperatures, dtype)
