@@ -25,7 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_PAGES = "numpyro_eight_schools.md", "numpyro_mixed.md", "numpyro_vae.md"
+SLOW_PAGES = (
+    "classic_elbo.md",
+    "numpyro_eight_schools.md",
+    "numpyro_mixed.md",
+    "numpyro_vae.md",
+)
 SLOW_EXAMPLES = tuple(  # docstrings whose rooms' tests do the same
     f"vi/{room}" for room in ("diagnostics", "likelihoods", "numpyro", "priors", "testing")
 )
