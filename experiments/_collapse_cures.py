@@ -38,8 +38,9 @@ def make_loss(weight: Weight, min_nats: float = 0.0) -> Callable[..., Any]:
 def lagging(step: vi.training.Step, num_inner: int, num_steps: int) -> vi.training.Step:
     """Take ``num_inner`` steps of the encoder alone before each step, for the first ``num_steps``.
 
-    The encoder, which lags behind the posterior of a decoder that moves, catches up with it (He et
-    al. 2019, who stop each inner loop by the ELBO, and the outer one by the mutual information).
+    The encoder, which lags behind the posterior of a decoder that moves, catches up with it (after
+    He et al. 2019, whose inner loop stops by the ELBO, whose outer loop stops by the mutual
+    information, and whose outer steps move the decoder alone; here they move both).
     Inner steps see the same images with fresh bits and noise, and leave counts where they are, so
     that rates and schedules go by the outer step.
     """

@@ -9,11 +9,11 @@ A bound is a pure function of log-weights; an estimator is three coefficients pe
 ``vi.gradients``    a bound to an objective: ``reparam``, ``dreg``, ``estimator`` of yours
 ``vi.families``     variational families: ``normal``, ``chain``
 ``vi.flows``        bijections that make a rich family of a simple one: ``coupling``, ``spline``
-``vi.networks``     Flax modules: ``MLP``, ``MaskedMLP``
+``vi.networks``     Flax modules: ``MLP``, ``MaskedMLP``; codebooks: ``vector_quantise``
 ``vi.priors``       ``VampPrior``, ``MixturePrior``, ``markov``, ``gaussian_process``, ...
 ``vi.likelihoods``  observation models, normalised: bits, greys, reals, levels, counts, words
 ``vi.predictive``   of a trained model: ``reconstruct``, ``generate``, ``impute``, ``interpolate``
-``vi.diagnostics``  ``log_evidence``, ``rate_distortion``, effective sample size, ...
+``vi.diagnostics``  ``log_evidence``, annealed importance sampling, ``sandwich``, ...
 ``vi.training``     ``gradient_step``, the pure ``run``, and ``fit`` with a progress bar
 ``vi.numpyro``      any objective as a loss for NumPyro's ``SVI``
 ``vi.testing``      exact models, and ``check_bound`` for a bound of your own

@@ -1,4 +1,4 @@
-"""Networks as Flax NNX modules, small and composable: encoders, decoders, conditioners."""
+"""Networks as Flax NNX modules, small and composable; codebooks as pure functions."""
 
 from vi.networks._codebook import Quantised, nearest_code, straight_through, vector_quantise
 from vi.networks._codebook_scalar import (
