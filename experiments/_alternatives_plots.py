@@ -9,6 +9,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments._results import Metric
 
@@ -34,6 +35,9 @@ def costs_and_draws(
     left.margins(0.15)
     left.legend(fontsize=8)
     left.set_xlabel("ms to draw 1,000 images")
+    low, high = np.log10(left.get_xlim())
+    left.set_xlim(10 ** np.floor(low), 10 ** np.ceil(high))
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.set_ylabel("test NLL, nats per image (bars: 1 s.e.)")
     left.grid(alpha=0.3)
     height, width = (shape if len(shape) > 1 else (1, *shape))[:2]
