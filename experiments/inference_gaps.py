@@ -193,7 +193,8 @@ def experiment(config: Config, run: Run) -> Result:
         optimizer="gradients clipped at norm 100, adam, cosine decay to a hundredth",
         prior="standard normal",
         estimator="reparam(elbo), K = 1",
-        best_q="dreg(elbo), Adam from the encoder's q; all weights of a flow are each image's",
+        best_q="dreg(elbo), Adam from the encoder's q; "
+        "of a flow, its base and all its weights per image",
         annealing="from the prior, sigmoidal temperatures, step sizes per image from a pilot run",
     )
     held = {}
