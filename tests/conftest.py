@@ -27,13 +27,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell that starts it 
 
 SLOW_PAGES = (
     "classic_elbo.md",
+    "families.md",
     "numpyro_eight_schools.md",
     "numpyro_mixed.md",
     "numpyro_vae.md",
+    "priors.md",
 )
-SLOW_EXAMPLES = tuple(  # docstrings whose rooms' tests do the same
-    f"vi/{room}" for room in ("diagnostics", "likelihoods", "numpyro", "priors", "testing")
-)
+QUICK_EXAMPLES = "vi/bounds", "vi/gradients", "vi/training"  # other rooms' tests do the same
 SLOW_RUNS = {  # experiments of over 10 s at toy size, by the fixture that runs them
     "test_sigmoid_belief.py": "toy",
     "test_elbo_identities.py": "run",
@@ -46,7 +46,8 @@ def pytest_collection_modifyitems(items):
     """NumPyro uses keys twice itself: guides when they are set up, subsampled plates, modules."""
     for item in items:
         is_example = isinstance(item, pytest.DoctestItem)
-        slow_room = is_example and item.nodeid.startswith(SLOW_EXAMPLES)
+        in_a_room = is_example and item.nodeid.startswith("vi/")
+        slow_room = in_a_room and not item.nodeid.startswith(QUICK_EXAMPLES)
         slow_run = SLOW_RUNS.get(item.path.name) in getattr(item, "fixturenames", ())
         covered = item.nodeid.startswith(NEIGHBOURS)
         if slow_room or slow_run or covered or item.path.name in SLOW_PAGES:

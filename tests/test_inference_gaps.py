@@ -187,6 +187,14 @@ def test_on_the_plane_the_best_q_is_nearer():
     assert len(figure.subfigs[1].axes) == 4
 
 
+def test_a_run_at_smoke_splits_the_whole_gap(tmp_path):
+    config = inference_gaps.Config(preset="smoke", progress=False, out=tmp_path)
+    record = execute(config, inference_gaps.PRESETS, inference_gaps.experiment, "inference_gaps")
+    value: dict[str, Any] = {name: metric.value for name, metric in record.metrics.items()}
+    parts = value["diagonal/approximation gap"] + value["diagonal/amortisation gap"]
+    np.testing.assert_allclose(parts, value["diagonal/total gap"], rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_a_run_writes_every_metric_and_goes_on(tmp_path, monkeypatch):
     def run():
